@@ -24,6 +24,10 @@ typedef struct tessi_group {
 tess_status_t tessi_world_exchange(tess_world_t *world, tessi_group_t group, const char *key,
                                    const void *mine, int64_t bytes, void *all, int timeout_ms);
 
+/* How often this rank has asked with this hash before: 0, 1, … Ranks that ask alike get the same
+ * numbers, so that keys and ids can be made new without talking. TESS_ERR_OUT_OF_MEMORY. */
+tess_status_t tessi_world_count(tess_world_t *world, uint64_t hash, int64_t *count);
+
 /* A communicator's mailbox for failures that other threads or ranks find. */
 typedef struct tessi_watch {
     uint64_t comm_id;    /* equal on all its ranks */

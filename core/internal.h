@@ -36,6 +36,9 @@ TESSI_API tess_status_t tessi_fail(tess_status_t status, const char *format, ...
 TESSI_API tess_status_t tessi_fail_errno(int error_number, const char *format, ...)
     TESSI_PRINTF(2, 3);
 
+/* How often this thread has failed so far: tells whether a call left a sentence of its own. */
+TESSI_API uint64_t tessi_failure_count(void);
+
 /* --- logging (log.c) ----------------------------------------------------------------------------
  */
 
@@ -141,6 +144,15 @@ TESSI_API TESS_MUST_CHECK tess_status_t tessi_stream_push(tess_stream_t *stream,
                                                           tess_stream_function_t function,
                                                           const void *argument,
                                                           size_t argument_bytes);
+
+/* The same, but run also after the stream has failed: for work that others wait for. */
+TESSI_API TESS_MUST_CHECK tess_status_t tessi_stream_push_always(tess_stream_t *stream,
+                                                                 tess_stream_function_t function,
+                                                                 const void *argument,
+                                                                 size_t argument_bytes);
+
+/* TESS_OK, or the stream's error with its sentence in tess_last_error(); any thread. */
+TESSI_API tess_status_t tessi_stream_fault(const tess_stream_t *stream);
 
 /* Makes `status` the stream's error unless it has one; any thread. */
 TESSI_API void tessi_stream_fail(tess_stream_t *stream, tess_status_t status, const char *detail);

@@ -59,6 +59,8 @@ static int listen_on_loopback(char *root, size_t root_bytes)
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
+    int on = 1; /* a second world of the same ranks listens on this port again */
+    if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, length) || listen(fd, TEST_RANKS_MAX) ||
         getsockname(fd, (struct sockaddr *)&address, &length)) {
         perror("test harness: cannot listen on loopback");
@@ -78,10 +80,15 @@ static void set_number(const char *name, int value)
 static pid_t start_rank(int rank, int ranks, const char *root, int root_fd, test_rank_body_t body,
                         void *argument)
 {
+    pid_t parent = getpid();
     fflush(NULL);
     pid_t pid = fork();
     if (pid != 0) return pid;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(1);
+    /* cmocka's handlers would jump out of a crashed rank and back into the list of tests. */
+    static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS};
+    for (size_t n = 0; n < sizeof crashes / sizeof crashes[0]; n++) signal(crashes[n], SIG_DFL);
     shared_pids[rank] = (int)getpid();
     set_number("TESS_RANK", rank);
     set_number("TESS_WORLD_SIZE", ranks);
@@ -91,6 +98,13 @@ static pid_t start_rank(int rank, int ranks, const char *root, int root_fd, test
     if (rank == 0) set_number("TESS_ROOT_FD", root_fd);
     else close(root_fd);
     exit(body(rank, argument));
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 static int exit_code_of(int wait_status)
@@ -115,14 +129,14 @@ int test_ranks(int ranks, test_rank_body_t body, void *argument, int timeout_ms,
     close(root_fd);
 
     int running = ranks, failed = 0;
-    for (int waited_ms = 0; running > 0; waited_ms++) {
+    for (int64_t deadline_ms = now_ms() + timeout_ms; running > 0;) {
         for (int r = 0; r < ranks; r++) {
             int wait_status;
             if (codes[r] != -1 || waitpid(pids[r], &wait_status, WNOHANG) != pids[r]) continue;
             codes[r] = exit_code_of(wait_status);
             running--;
         }
-        if (running > 0 && waited_ms > timeout_ms) {
+        if (running > 0 && now_ms() > deadline_ms) {
             for (int r = 0; r < ranks; r++) {
                 if (codes[r] != -1) continue;
                 kill(pids[r], SIGKILL);

@@ -49,7 +49,7 @@ typedef struct tess_bucket {
 
 typedef struct tess_bucket_view {
     int64_t bucket; /* which bucket */
-    int64_t offset; /* elements from its start */
+    int64_t offset; /* elements from its start, aligned; inside the bucket also where count is 0 */
     int64_t count;  /* elements */
 } tess_bucket_view_t;
 

@@ -5,8 +5,8 @@
  * stream that used it; the next gather into the buffer waits for all of them. The gathers run on
  * the gatherer's own high-priority stream.
  *
- * Threads: one gatherer by one thread at a time; every rank makes the same prefetch and acquire
- * calls in the same order. Lifetime: destroy before the plan and the communicator.
+ * Threads: one gatherer by one thread at a time; every rank makes the same prefetch, acquire and
+ * release calls in the same order. Lifetime: destroy before the plan and the communicator.
  */
 #ifndef TESSERA_GATHERER_H
 #define TESSERA_GATHERER_H
@@ -40,15 +40,15 @@ TESS_API void tess_gatherer_destroy(tess_gatherer_t *gatherer);
 /* Starts gathering `bucket` after what is queued on `after` so far (NULL: at once), from this
  * rank's `slice` (slice_count elements; NULL: from config.shard), which must stay unchanged until
  * the gather is done. TESS_OK also when the bucket is already there or on its way; TESS_NOT_READY
- * when every buffer is in use. */
+ * when every buffer is held, or prefetched and not acquired since. */
 TESS_API TESS_MUST_CHECK tess_status_t tess_gatherer_prefetch(tess_gatherer_t *gatherer,
                                                               int64_t bucket, const void *slice,
                                                               tess_stream_t *after);
 
 /* Makes `stream` wait for the bucket and gives its buffer (padded_count elements), starting the
- * gather from config.shard when it was not prefetched. Read-only for the caller. Several streams
- * may hold one bucket; each acquire is paired with a release. TESS_ERR_STATE when every buffer is
- * held. */
+ * gather from config.shard, after what is queued on `stream`, when it was not prefetched. Read-only
+ * for the caller. Several streams may hold one bucket (8 different ones while it stays in its
+ * buffer); each acquire is paired with a release. TESS_ERR_STATE when every buffer is held. */
 TESS_API TESS_MUST_CHECK tess_status_t tess_gatherer_acquire(tess_gatherer_t *gatherer,
                                                              int64_t bucket, tess_stream_t *stream,
                                                              void **buffer);

@@ -44,8 +44,9 @@ TESS_API void tess_reducer_destroy(tess_reducer_t *reducer);
 
 /* Gives the buffer (padded_count elements) into which work on `stream` writes the gradients of
  * `bucket`, once it is free; alignment gaps and padding are zeroed. Calling it again for a bucket
- * that is being filled gives the same buffer to another producer stream. TESS_ERR_STATE when every
- * buffer holds a bucket that was not released, or the bucket was already reduced this round. */
+ * that is being filled gives the same buffer to another producer stream (8 at most). TESS_ERR_STATE
+ * when every buffer holds a bucket that was not released, or the bucket was already reduced this
+ * round. */
 TESS_API TESS_MUST_CHECK tess_status_t tess_reducer_acquire(tess_reducer_t *reducer, int64_t bucket,
                                                             tess_stream_t *stream, void **buffer);
 
@@ -56,12 +57,13 @@ TESS_API TESS_MUST_CHECK tess_status_t tess_reducer_ready(tess_reducer_t *reduce
                                                           tess_stream_t *stream);
 
 /* Makes `stream` wait for the reduced slice and gives it (slice_count elements, in place in the
- * ring buffer). TESS_NOT_READY when its reduce-scatter has not been started yet. */
+ * ring buffer). Several streams may wait for one slice (8 at most); each wait is paired with a
+ * release. TESS_NOT_READY when its reduce-scatter has not been started yet. */
 TESS_API TESS_MUST_CHECK tess_status_t tess_reducer_wait(tess_reducer_t *reducer, int64_t bucket,
                                                          tess_stream_t *stream, void **slice);
 
-/* The work queued on `stream` so far is the last to use the slice; the buffer can be filled again.
- */
+/* The work queued on `stream` so far is the last to use the slice on this wait; after the last
+ * release the buffer can be filled again. */
 TESS_API TESS_MUST_CHECK tess_status_t tess_reducer_release(tess_reducer_t *reducer, int64_t bucket,
                                                             tess_stream_t *stream);
 

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a person asks of a benchmark on its command line.
+ *
+ * Invariant: bench_options_parse returns only with options that make sense together; everything
+ * else ends the program with one sentence and exit code 2 before anything was started. Values that
+ * depend on the device stay at BENCH_UNSET until bench_options_resolve.
+ */
+#ifndef TESSERA_BENCH_OPTIONS_H
+#define TESSERA_BENCH_OPTIONS_H
+
+#include <stdint.h>
+#include <tessera/comm.h>
+
+#define BENCH_UNSET (-1)
+#define BENCH_TRANSPORTS_MAX 8
+#define BENCH_NAME_BYTES 24
+
+/* What main returns. */
+typedef enum bench_exit {
+    BENCH_EXIT_OK = 0,
+    BENCH_EXIT_WRONG_DATA = 1,
+    BENCH_EXIT_USAGE = 2,
+    BENCH_EXIT_FAILED = 3, /* a transport, a device, memory or the operating system */
+    BENCH_EXIT_TIMEOUT = 4
+} bench_exit_t;
+
+typedef enum bench_collective {
+    BENCH_ALL_GATHER = 1,
+    BENCH_REDUCE_SCATTER = 2 /* BENCH_ALL_GATHER | BENCH_REDUCE_SCATTER: both */
+} bench_collective_t;
+
+/* What a run measures; a flag says in which of them it has a meaning. */
+typedef enum bench_mode {
+    BENCH_MODE_SWEEP = 1,
+    BENCH_MODE_TUNE = 2,
+    BENCH_MODE_OVERLAP = 4
+} bench_mode_t;
+
+typedef enum bench_memory {
+    BENCH_MEMORY_REGISTERED = 1, /* tess_comm_allocate */
+    BENCH_MEMORY_USER = 2        /* tess_memory_allocate; a set of both is legal */
+} bench_memory_t;
+
+typedef enum bench_device {
+    BENCH_DEVICE_AUTO,
+    BENCH_DEVICE_HOST,
+    BENCH_DEVICE_CUDA
+} bench_device_t;
+
+/* One dense product C(m, n) = A(m, k) B(k, n). */
+typedef struct bench_gemm {
+    int64_t m, n, k;
+} bench_gemm_t;
+
+/* One program: what it is called and which collective it measures. */
+typedef struct bench_program {
+    const char *name;
+    const char *purpose;            /* first line of --help */
+    unsigned modes;                 /* of bench_mode_t */
+    bench_collective_t collectives; /* a set, for bench_overlap */
+} bench_program_t;
+
+typedef struct bench_options {
+    const bench_program_t *program;
+    bench_mode_t mode;
+
+    /* sizes and repetitions */
+    int64_t bytes_min, bytes_max; /* total gathered, or total input of a reduce-scatter */
+    int64_t step_bytes;           /* BENCH_UNSET: sizes are multiplied by step_factor */
+    double step_factor;
+    int64_t iterations, warmups, repetitions;
+    int64_t check;
+    int64_t per_iteration;
+    tess_dtype_t dtype;
+    int dtype_given;
+    tess_reduction_t reduction;
+    int64_t timeout_s;
+    int64_t seed;
+    bench_collective_t collectives;
+
+    /* where */
+    bench_device_t device;
+    int64_t ranks; /* BENCH_UNSET: all devices, or from the launcher */
+    char transports[BENCH_TRANSPORTS_MAX][BENCH_NAME_BYTES];
+    int transport_count; /* 0: auto */
+    unsigned memories;   /* of bench_memory_t */
+
+    /* results */
+    const char *json, *csv;
+
+    /* --tune */
+    double params;       /* BENCH_UNSET where not given */
+    int64_t model_bytes; /* likewise */
+    int64_t tokens;      /* likewise; 0: communication alone */
+    bench_gemm_t gemm;   /* m is BENCH_UNSET where not given */
+    int64_t depth;
+    double budget_s;
+    int64_t sample_bytes;
+    const char *plot, *out;
+    int64_t raw_nccl;
+
+    /* bench_overlap */
+    int64_t collective_count, gemm_count;
+} bench_options_t;
+
+/* Reads the command line, or prints and exits. */
+void bench_options_parse(int argc, char **argv, const bench_program_t *program,
+                         bench_options_t *options);
+
+/* Fills what depends on the kind of device. */
+void bench_options_resolve(bench_options_t *options, tess_device_kind_t kind);
+
+/* --- numbers (bench_number.c) --------------------------------------------------------------- */
+
+/* "16", "64K", "1.5G": K, M, G and T are powers of 1024; the result is a whole number of bytes. */
+tess_status_t bench_read_bytes(const char *text, int64_t *bytes);
+tess_status_t bench_read_integer(const char *text, int64_t low, int64_t high, int64_t *value);
+tess_status_t bench_read_real(const char *text, double low, double high, double *value);
+/* "M,N,K", each at least 1. */
+tess_status_t bench_read_gemm(const char *text, bench_gemm_t *gemm);
+
+/* "64 MiB", "1.5 KiB". Returns text. */
+const char *bench_bytes_text(int64_t bytes, char *text, int64_t text_bytes);
+
+/* --- flags (bench_flags.c) ------------------------------------------------------------------- */
+
+typedef enum bench_flag_kind {
+    BENCH_FLAG_BYTES,
+    BENCH_FLAG_INTEGER, /* within [low, high] */
+    BENCH_FLAG_REAL,    /* within [low, high] */
+    BENCH_FLAG_TEXT,
+    BENCH_FLAG_SET,    /* takes no argument and stores 1 */
+    BENCH_FLAG_OTHER,  /* `read` stores it */
+    BENCH_FLAG_REFUSED /* known from nccl-tests, without a meaning here: help says why */
+} bench_flag_kind_t;
+
+typedef struct bench_flag {
+    int key; /* a letter, or above 255 where there is none */
+    const char *name, *argument;
+    unsigned modes; /* in which it has a meaning */
+    bench_flag_kind_t kind;
+    size_t offset; /* of the field in bench_options_t */
+    double low, high;
+    tess_status_t (*read)(bench_options_t *options, const char *text);
+    const char *help;
+} bench_flag_t;
+
+extern const bench_flag_t bench_flags[];
+extern const int bench_flag_count;
+
+/* Stores one flag's value. */
+tess_status_t bench_flag_store(const bench_flag_t *flag, bench_options_t *options,
+                               const char *text);
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Stands in for the nccl transport where the library was built without NCCL, and says so. */
+#include "comm_internal.h"
+
+static const char reason[] = "this Tessera was built without CUDA or without NCCL; see the table "
+                             "that configuring prints";
+
+static const char *none_version(void)
+{
+    return "";
+}
+
+static const char *none_unusable(tess_device_kind_t kind)
+{
+    return kind == TESS_DEVICE_HOST ? "nccl moves CUDA memory only; on the host use ucx" : reason;
+}
+
+static tess_status_t none_open(tess_comm_t *comm)
+{
+    return tessi_fail(TESS_ERR_UNSUPPORTED, "communicator %s: %s", comm->name, reason);
+}
+
+/* Only an open that succeeds leads to the rest of the table. */
+const tessi_transport_t tessi_transport_nccl = {
+    .name = "nccl",
+    .version = none_version,
+    .unusable = none_unusable,
+    .open = none_open,
+};

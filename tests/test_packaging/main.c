@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A program outside of Tessera: opens a world of one, the host, and a communicator of itself. */
+#include <stdio.h>
+#include <tessera/tessera.h>
+
+int main(void)
+{
+    tess_world_config_t alone = TESS_WORLD_CONFIG_DEFAULT;
+    tess_comm_config_t simple = TESS_COMM_CONFIG_DEFAULT;
+    tess_world_t *world = NULL;
+    tess_device_t *host = NULL;
+    tess_comm_t *comm = NULL;
+    int failed = tess_world_open(&alone, &world) != TESS_OK ||
+                 tess_device_open("host", &host) != TESS_OK ||
+                 tess_comm_open(world, host, &simple, &comm) != TESS_OK;
+    if (failed) fprintf(stderr, "%s\n", tess_last_error());
+    else printf("tessera %s, %s\n", tess_version(), tess_comm_transport(comm));
+    tess_comm_close(comm);
+    tess_device_close(host);
+    tess_world_close(world);
+    return failed;
+}

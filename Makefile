@@ -6,11 +6,11 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 # cmake/setup.sh puts a newer cmake there where the system's is too old.
 export PATH := $(CURDIR)/build/tools/bin:$(PATH)
 
-# Prints the table of what was found; the build folder keeps the rest.
+# What cmake says on stderr is the table of what was found, and errors.
 define build
 	@cmake/setup.sh
 	@if command -v ninja >/dev/null; then export CMAKE_GENERATOR="$${CMAKE_GENERATOR:-Ninja}"; fi; \
-	  cmake --preset release --log-level=NOTICE $(CONFIGURE)
+	  cmake --preset release --log-level=NOTICE $(CONFIGURE) >/dev/null
 	@cmake --build --preset release -j $(JOBS) --target $(1)
 endef
 

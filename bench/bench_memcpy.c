@@ -8,8 +8,8 @@
 #include "bench_measure.h"
 #include "core/internal.h"
 
-#define WINDOW_NS 15000000 /* copies are repeated for this long, or once */
-#define WINDOWS 5          /* of which the median counts */
+#define WINDOW_NS 8000000 /* copies are repeated for this long, or once */
+#define WINDOWS 5         /* of which the median counts */
 #define ARENA_MIN_BYTES (INT64_C(64) << 20)
 #define ARENA_MAX_BYTES (INT64_C(256) << 20)
 
@@ -28,7 +28,7 @@ static int64_t last_cache_bytes(void)
 
 tess_status_t bench_copy_open(int64_t bytes, bench_copy_arena_t *arena)
 {
-    int64_t beyond_cache = 4 * last_cache_bytes();
+    int64_t beyond_cache = 2 * last_cache_bytes(); /* each of two buffers */
     if (beyond_cache < ARENA_MIN_BYTES) beyond_cache = ARENA_MIN_BYTES;
     if (beyond_cache > ARENA_MAX_BYTES) beyond_cache = ARENA_MAX_BYTES;
     arena->bytes = bytes > beyond_cache ? bytes : beyond_cache;

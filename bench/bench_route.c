@@ -21,7 +21,7 @@ static tess_status_t open_comm(tess_world_t *world, bench_route_t *route, const 
                                int index)
 {
     char comm_name[48];
-    snprintf(comm_name, sizeof comm_name, "bench %d (%s)", index, name);
+    snprintf(comm_name, sizeof comm_name, "bench %d", index);
     tess_comm_config_t config = {
         .transport = name, .name = comm_name, .timeout_ms = route->timeout_ms};
     tess_status_t status = tess_comm_open(world, route->device, &config, &route->comm);
@@ -36,9 +36,9 @@ tess_status_t bench_route_open(tess_world_t *world, tess_device_t *device, const
                                int index, int timeout_ms, bench_route_t *route)
 {
     *route = (bench_route_t){.device = device, .timeout_ms = timeout_ms};
+    if (!name || strcmp(name, "raw-nccl") != 0) return open_comm(world, route, name, index);
     snprintf(route->name, sizeof route->name, "%s", name);
-    return strcmp(name, "raw-nccl") == 0 ? open_raw(world, route, index)
-                                         : open_comm(world, route, name, index);
+    return open_raw(world, route, index);
 }
 
 void bench_route_abort(bench_route_t *route)

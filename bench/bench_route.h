@@ -19,7 +19,8 @@ typedef struct bench_route {
     int timeout_ms;
 } bench_route_t;
 
-/* Collective. `name` as on the command line; `index` makes its key unique in this run. */
+/* Collective. `name` as on the command line, NULL where none was given; `index` makes its key
+ * unique in this run. */
 tess_status_t bench_route_open(tess_world_t *world, tess_device_t *device, const char *name,
                                int index, int timeout_ms, bench_route_t *route);
 /* After a failure: nothing may be waited for any more. */

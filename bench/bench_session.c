@@ -71,7 +71,6 @@ static tess_status_t open_routes(bench_session_t *session)
     int count = options->transport_count ? options->transport_count : 1;
     for (int t = 0; t < count; t++) {
         const char *name = options->transport_count ? options->transports[t] : NULL;
-        if (!name) name = tessi_option(TESSI_OPTION_TRANSPORT);
         tess_status_t status =
             bench_route_open(session->world, session->device, name, t, session->timeout_ms,
                              &session->routes[session->route_count]);

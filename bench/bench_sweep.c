@@ -106,13 +106,19 @@ static tess_status_t touch_case(const bench_case_t *c)
     return tess_stream_synchronize(c->stream, -1);
 }
 
+/* NCCL's own calls take any device memory; there is nothing to register for them. */
+static int is_wanted(const bench_options_t *options, const bench_route_t *route, unsigned memory)
+{
+    return route->raw ? memory == BENCH_MEMORY_USER : (options->memories & memory) != 0;
+}
+
 static tess_status_t open_cases(bench_sweep_t *sweep)
 {
     bench_session_t *session = sweep->session;
     tess_status_t status = TESS_OK;
     for (int r = 0; r < session->route_count; r++)
         for (unsigned memory = 1; memory <= BENCH_MEMORY_USER && status >= 0; memory <<= 1)
-            if (session->options->memories & memory)
+            if (is_wanted(session->options, &session->routes[r], memory))
                 status = open_case(sweep, &session->routes[r], (bench_memory_t)memory);
     for (int i = 0; i < sweep->case_count && status >= 0; i++)
         status = touch_case(&sweep->cases[i]);
@@ -265,12 +271,12 @@ static tess_status_t run_size(bench_sweep_t *sweep, int64_t bytes)
         session->kind == TESS_DEVICE_HOST ? measure_copy(sweep, bytes, &copy) : TESS_OK;
     if (status < 0) return status;
     double *times =
-        tessi_calloc((size_t)(BENCH_PLACES * sweep->case_count * repetitions), sizeof *times);
+        tessi_calloc((size_t)(repetitions * sweep->case_count * BENCH_PLACES), sizeof *times);
     if (!times) return TESS_ERR_OUT_OF_MEMORY;
     status = time_cases(sweep, bytes, times);
     const bench_row_t *first = NULL;
     for (int i = 0; i < sweep->case_count && status >= 0; i++) {
-        status = finish_row(sweep, &sweep->cases[i], times + BENCH_PLACES * i * repetitions, first,
+        status = finish_row(sweep, &sweep->cases[i], times + repetitions * i * BENCH_PLACES, first,
                             &copy);
         if (!first) first = &sweep->rows[sweep->row_count - 1];
     }

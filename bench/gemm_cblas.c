@@ -17,8 +17,9 @@ static tess_status_t cblas_open(gemm_t *gemm)
         return TESS_OK;
     }
     openblas_set_num_threads(gemm->threads);
-    snprintf(gemm->library, sizeof gemm->library, "OpenBLAS %s on %d threads",
-             openblas_get_corename ? openblas_get_corename() : "", gemm->threads);
+    snprintf(gemm->library, sizeof gemm->library, "OpenBLAS %s on %d thread%s",
+             openblas_get_corename ? openblas_get_corename() : "", gemm->threads,
+             gemm->threads > 1 ? "s" : "");
     return TESS_OK;
 }
 

@@ -124,7 +124,7 @@ static overlap_row_t summary(const overlap_t *overlap, overlap_mover_t mover, do
 static tess_status_t run_case(overlap_t *overlap)
 {
     bench_session_t *session = overlap->session;
-    int64_t count = overlap->mover_count * KINDS * session->options->repetitions;
+    int64_t count = session->options->repetitions * overlap->mover_count * KINDS;
     double *times = tessi_calloc((size_t)count, sizeof *times);
     if (!times) return TESS_ERR_OUT_OF_MEMORY;
     tess_status_t status = overlap_case_open(overlap);

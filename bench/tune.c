@@ -137,7 +137,7 @@ static tess_status_t visit_stage(tune_t *tune, tune_row_t *row, tune_stage_t *st
     for (int v = 0; v <= TUNE_VISITS && status >= 0; v++) /* the first one only warms up */
         status = visit_once(tune, stage, seconds[v]);
     if (status >= 0)
-        status = bench_largest(tune->session, &seconds[0][0], (TUNE_VISITS + 1) * KINDS);
+        status = bench_largest(tune->session, &seconds[0][0], (int64_t)(TUNE_VISITS + 1) * KINDS);
     if (status < 0) return status;
     for (int v = 1; v <= TUNE_VISITS; v++) {
         add_sample(tune, &row->communication, seconds[v][COMMUNICATION]);
@@ -154,6 +154,7 @@ static tess_status_t visit_row(tune_t *tune, tune_row_t *row)
     tess_status_t status = tune_stage_open(tune, row, &stage);
     if (status >= 0 && !row->too_large) status = visit_stage(tune, row, &stage);
     bench_session_fail(tune->session, status); /* before the memory that it uses goes */
+    if (status < 0) bench_route_abort(&tune->raw);
     tune_stage_close(tune, &stage);
     return status;
 }
@@ -276,7 +277,6 @@ tess_status_t tune_run(bench_session_t *session)
     status = bench_agree(session, status);
 close:
     bench_session_fail(session, status);
-    if (status < 0) bench_route_abort(&tune->raw);
     close_tune(tune);
     return status;
 }

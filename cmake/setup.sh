@@ -86,15 +86,22 @@ fi
 
 apt_install() { # PACKAGES...
     have apt-get && [ "$root" != no ] || return 1
-    echo "installing:$(printf ' %s' "$@")" >&2
+    echo "setup: installing $* (log: build/setup.log)" >&2
+    mkdir -p build
     if [ -z "${updated:-}" ]; then
         updated=1
         # A stale or broken list need not matter: the packages may be known already.
-        $root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 update \
-            </dev/null >&2 || echo "setup: apt-get update failed; trying with what is known" >&2
+        apt_get update || echo "setup: apt-get update failed; trying with what is known" >&2
     fi
-    $root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 \
-        install -y --no-install-recommends "$@" </dev/null >&2
+    apt_get install -y --no-install-recommends "$@" || {
+        tail -n 5 build/setup.log >&2
+        return 1
+    }
+}
+
+apt_get() {
+    $root env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 \
+        -o DPkg::Lock::Timeout=120 "$@" </dev/null >>build/setup.log 2>&1
 }
 
 look

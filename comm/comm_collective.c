@@ -133,7 +133,8 @@ static tess_status_t check_stream(const tess_comm_t *comm, int kind, const tess_
     char what[96];
     label(comm, kind, what, sizeof what);
     if (!stream) return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "%s: stream is NULL", what);
-    if (tess_stream_device(stream) != comm->device)
+    /* Two handles of one device are the same place. */
+    if (strcmp(tess_device_name(tess_stream_device(stream)), tess_device_name(comm->device)) != 0)
         return tessi_fail(
             TESS_ERR_INVALID_ARGUMENT,
             "%s: the stream belongs to another device (%s) than the communicator (%s)", what,
@@ -245,6 +246,17 @@ static int64_t next_sequence(const tess_comm_t *comm)
     return comm ? comm->sequence + 1 : -1;
 }
 
+/* FNV-1a over what must be equal on all ranks, on top of the operations before. */
+static uint64_t history_of(uint64_t before, const tessi_op_record_t *record)
+{
+    const int64_t fields[] = {record->count, record->kind, record->dtype, record->reduction,
+                              record->root};
+    uint64_t hash = before ^ 0xcbf29ce484222325u;
+    for (size_t i = 0; i < sizeof fields; i++)
+        hash = (hash ^ ((const unsigned char *)fields)[i]) * 0x100000001b3u;
+    return hash;
+}
+
 static tess_status_t queue_op(tess_comm_t *comm, int kind, const tess_collective_t *arguments,
                               tess_stream_t *stream)
 {
@@ -268,6 +280,7 @@ static tess_status_t queue_op(tess_comm_t *comm, int kind, const tess_collective
         .send = kind == TESSI_OP_BROADCAST ? NULL : arguments->send,
         .recv = arguments->recv,
     };
+    op.record.history = history_of(comm->last.history, &op.record);
     if (op.record.count > 0 || kind == TESSI_OP_BARRIER || comm->transport->submits_empty)
         TESS_TRY(comm->transport->submit(comm, &op, stream), done);
     comm->sequence++;

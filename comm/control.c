@@ -72,27 +72,22 @@ static void finish(tess_world_t *world, tessi_request_t *request, tess_status_t 
 /* --- messages --------------------------------------------------------------------------------- */
 
 /* The connection to rank 0 is over; nothing that waits for it will be answered. */
-static void lose_root(tess_world_t *world)
+static void lose_root(tess_world_t *world, int error)
 {
-    char who[128], sentence[TESSI_SENTENCE_BYTES];
+    char sentence[TESSI_SENTENCE_BYTES];
     tessi_link_close(&world->link);
-    tessi_world_rank_text(world, 0, who, sizeof who);
-    if (world->gone[0] == TESSI_LEFT) {
-        snprintf(sentence, sizeof sentence, "%s has closed its world", who);
-    } else {
-        snprintf(sentence, sizeof sentence, "%s ended without closing its world", who);
-        tessi_watch_rank_lost(world, 0, sentence);
-    }
+    if (world->gone[0] != TESSI_LEFT) tessi_watch_rank_lost(world, 0, error);
+    tessi_gone_text(world, 0, (tessi_gone_t)world->gone[0], error, sentence, sizeof sentence);
     for (tessi_request_t *r = world->requests; r; r = r->next)
         finish(world, r, TESS_ERR_PEER_LOST, sentence);
 }
 
 static tess_status_t fail_no_root(const tess_world_t *world)
 {
-    char who[128];
-    return tessi_fail(TESS_ERR_PEER_LOST, "%s %s", tessi_world_rank_text(world, 0, who, sizeof who),
-                      world->gone[0] == TESSI_LEFT ? "has closed its world"
-                                                   : "ended without closing its world");
+    char sentence[TESSI_SENTENCE_BYTES];
+    return tessi_fail(TESS_ERR_PEER_LOST, "%s",
+                      tessi_gone_text(world, 0, (tessi_gone_t)world->gone[0], world->gone_error[0],
+                                      sentence, sizeof sentence));
 }
 
 tess_status_t tessi_control_send(tess_world_t *world, tessi_frame_t *frame)
@@ -182,9 +177,8 @@ int tessi_control_take(tess_world_t *world, const tessi_header_t *header,
     case TESSI_MESSAGE_LOST:
         if (header->bytes != sizeof lost) return -1;
         memcpy(&lost, payload, sizeof lost);
-        lost.sentence[sizeof lost.sentence - 1] = '\0';
         if (lost.rank < 0 || lost.rank >= world->size) return -1;
-        tessi_watch_rank_lost(world, lost.rank, lost.sentence);
+        tessi_watch_rank_lost(world, lost.rank, lost.error);
         return 0;
     case TESSI_MESSAGE_GOODBYE:
         world->gone[0] = TESSI_LEFT;
@@ -204,15 +198,17 @@ static int take_from_root(void *context, const tessi_header_t *header, const uns
 
 static void serve_root(tess_world_t *world, short events)
 {
-    int broken = 0;
+    int broken = 0, error = 0;
     if (world->link.fd < 0) return;
+    /* Read first: what rank 0 said last explains why it went. */
+    if (events & ~POLLOUT) broken = tessi_link_receive(&world->link, take_from_root, world);
+    if (broken != 0) error = errno;
     /* Also without an event: a send that failed on another thread shows here. */
-    if (world->link.queue_count > 0) broken = tessi_link_flush(&world->link);
-    if (events & ~POLLOUT) {
-        int unreadable = tessi_link_receive(&world->link, take_from_root, world);
-        broken = broken != 0 ? broken : unreadable;
+    if (broken == 0 && world->link.queue_count > 0) {
+        broken = tessi_link_flush(&world->link);
+        error = errno;
     }
-    if (broken != 0) lose_root(world);
+    if (broken != 0) lose_root(world, error);
 }
 
 static struct pollfd wait_for(const tessi_link_t *link)
@@ -256,7 +252,8 @@ static void serve(tess_world_t *world, const struct pollfd *waits, int count)
         for (int r = 1; r < count; r++)
             if (waits[r].revents) tessi_server_serve(world->server, r, waits[r].revents);
     if (atomic_load_explicit(&world->is_recording, memory_order_relaxed) &&
-        tessi_now_ns() - world->record_ns >= TESSI_RECORD_PERIOD_MS * INT64_C(900000)) {
+        (atomic_exchange(&world->is_record_ring_filling, 0) ||
+         tessi_now_ns() - world->record_ns >= TESSI_RECORD_PERIOD_MS * INT64_C(900000))) {
         world->record_ns = tessi_now_ns();
         tessi_records_flush(world);
     }

@@ -22,7 +22,7 @@
 
 #define TESSI_EXCHANGE_MAX_BYTES (1 << 20)
 #define TESSI_KEY_BYTES 128
-#define TESSI_RECORD_RING 1024
+#define TESSI_RECORD_RING 4096
 #define TESSI_RECORD_PERIOD_MS 50
 #define TESSI_ANSWER_MS 2000
 #define TESSI_PAST_FAILURES 32
@@ -68,6 +68,7 @@ struct tess_world {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* a request is done, or a rank is gone */
     unsigned char *gone;    /* (size) tessi_gone_t, as far as this rank knows */
+    int *gone_error;        /* (size) errno of the connection of a rank that is lost */
     int status;             /* TESS_OK, or the first loss */
     char detail[TESSI_SENTENCE_BYTES];
     tessi_request_t *requests;
@@ -90,9 +91,14 @@ struct tess_world {
     pthread_mutex_t record_lock;
     tessi_op_record_t *records; /* (TESSI_RECORD_RING) */
     uint64_t record_head, record_tail;
+    _Atomic int is_record_ring_filling; /* send now, not at the end of the period */
     _Atomic int is_recording;
     int64_t record_ns; /* when records were sent last; thread only */
 };
+
+/* "rank 2 (pid 71 on node3) has closed its world", or what else became of it. Returns text. */
+const char *tessi_gone_text(const tess_world_t *world, int rank, tessi_gone_t how, int error,
+                            char *text, size_t bytes);
 
 /* --- control.c ------------------------------------------------------------------------------- */
 
@@ -117,7 +123,7 @@ void tessi_control_dequeue(tess_world_t *world, tessi_request_t *request);
  */
 
 /* Rank `rank` is lost: sets the world's status and the watches that hold it. */
-void tessi_watch_rank_lost(tess_world_t *world, int rank, const char *sentence);
+void tessi_watch_rank_lost(tess_world_t *world, int rank, int error);
 /* Another rank, or the server, found a failure of this communicator. */
 void tessi_watch_take_failure(tess_world_t *world, uint64_t comm_id, tess_status_t status,
                               const char *detail);
@@ -190,8 +196,7 @@ typedef struct tessi_message_diagnosis {
 
 typedef struct tessi_message_lost {
     int32_t rank;
-    int32_t unused;
-    char sentence[TESSI_SENTENCE_BYTES];
+    int32_t error;
 } tessi_message_lost_t;
 
 #endif

@@ -4,7 +4,9 @@
  * Invariant: whenever the parent leaves tess_launch_local, or dies, no rank is left: it has waited
  * for each of them, or the kernel kills them (PR_SET_PDEATHSIG).
  */
+#include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -271,10 +273,11 @@ int tess_launch_detected(void)
            tessi_option_is_set(TESSI_OPTION_RANK);
 }
 
-int tess_launch_cuda_devices(void)
+/* A child counts, so that CUDA does not start in this process. */
+static int count_in_child(void)
 {
     int ends[2], count = 0;
-    if (pipe(ends) != 0) return 0;
+    if (pipe2(ends, O_CLOEXEC) != 0) return 0;
     fflush(NULL);
     pid_t pid = fork();
     if (pid == 0) {
@@ -299,5 +302,18 @@ int tess_launch_cuda_devices(void)
         }
     }
     close(ends[0]);
+    return count > 0 ? count : 0;
+}
+
+int tess_launch_cuda_devices(void)
+{
+    int count = count_in_child();
+    if (count > 0) return count;
+    /* Where CUDA runs in this process already, it does not in a fork of it; and then there is
+     * nothing left to protect here. */
+    void *driver = dlopen("libcuda.so.1", RTLD_NOLOAD | RTLD_LAZY);
+    if (!driver) return 0;
+    dlclose(driver);
+    count = tess_device_count(TESS_DEVICE_CUDA);
     return count > 0 ? count : 0;
 }

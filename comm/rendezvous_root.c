@@ -404,17 +404,18 @@ static void send_failure(meeting_t *meeting, tess_status_t status)
 /* The socket that a launcher made for us, when it is what it should be. */
 static int use_inherited(const tessi_place_t *place)
 {
-    struct sockaddr_storage address;
-    socklen_t length = sizeof address;
-    int listening = 0;
-    socklen_t listening_bytes = sizeof listening;
-    int fd = place->root_fd;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } address;
+    socklen_t length = sizeof address, listening_bytes = sizeof(int);
+    int listening = 0, fd = place->root_fd;
+    memset(&address, 0, sizeof address);
     if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &listening_bytes) != 0 ||
-        !listening || getsockname(fd, (struct sockaddr *)&address, &length) != 0)
+        !listening || getsockname(fd, &address.any, &length) != 0)
         return -1;
-    int port = address.ss_family == AF_INET
-                   ? ntohs(((struct sockaddr_in *)(void *)&address)->sin_port)
-                   : ntohs(((struct sockaddr_in6 *)(void *)&address)->sin6_port);
+    int port = ntohs(address.any.sa_family == AF_INET ? address.v4.sin_port : address.v6.sin6_port);
     if (port != place->port || fcntl(fd, F_SETFL, O_NONBLOCK) != 0 ||
         fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
         return -1;

@@ -20,13 +20,14 @@ tess_status_t tessi_server_create(tess_world_t *world, tessi_server_t **server)
     s->size = world->size;
     s->links = tessi_calloc(size, sizeof *s->links);
     s->gone = tessi_calloc(size, 1);
+    s->gone_error = tessi_calloc(size, sizeof *s->gone_error);
     s->broken = tessi_calloc(size, 1);
     s->pong_ns = tessi_calloc(size, sizeof *s->pong_ns);
     for (int n = 0; n < TESSI_DIAGNOSES_MAX; n++) s->diagnoses[n].asker = -1;
     if (s->links)
         for (int r = 0; r < s->size; r++) s->links[r].fd = -1;
     s->marks = tessi_calloc(size, 1);
-    if (!s->links || !s->gone || !s->broken || !s->pong_ns || !s->marks) {
+    if (!s->links || !s->gone || !s->gone_error || !s->broken || !s->pong_ns || !s->marks) {
         tessi_server_destroy(s);
         return TESS_ERR_OUT_OF_MEMORY;
     }
@@ -43,6 +44,7 @@ void tessi_server_destroy(tessi_server_t *server)
         for (int r = 0; r < server->size; r++) tessi_link_close(&server->links[r]);
     tessi_free(server->links);
     tessi_free(server->gone);
+    tessi_free(server->gone_error);
     tessi_free(server->broken);
     tessi_free(server->pong_ns);
     tessi_free(server->marks);
@@ -67,18 +69,17 @@ void tessi_server_send(tessi_server_t *server, int rank, tessi_frame_t *frame)
     }
     tessi_link_t *link = &server->links[rank];
     if (link->fd < 0 || server->broken[rank]) return;
-    if (tessi_link_send(link, frame) != 0) server->broken[rank] = 1;
+    if (tessi_link_send(link, frame) != 0) {
+        server->broken[rank] = 1;
+        server->gone_error[rank] = errno;
+    }
     if (server->broken[rank] || link->queue_count > 0) tessi_control_wake(server->world);
 }
 
 const char *tessi_server_gone_text(const tessi_server_t *server, int rank, char *text, size_t bytes)
 {
-    char who[128];
-    tessi_world_rank_text(server->world, rank, who, sizeof who);
-    snprintf(text, bytes, "%s %s", who,
-             server->gone[rank] == TESSI_LEFT ? "has closed its world"
-                                              : "ended without closing its world");
-    return text;
+    return tessi_gone_text(server->world, rank, (tessi_gone_t)server->gone[rank],
+                           server->gone_error[rank], text, bytes);
 }
 
 const char *tessi_server_marked_text(const tessi_server_t *server, char *text, size_t bytes)
@@ -101,23 +102,20 @@ const char *tessi_server_marked_text(const tessi_server_t *server, char *text, s
     return text;
 }
 
-static void rank_gone(tessi_server_t *server, int rank, tessi_gone_t how)
+static void rank_gone(tessi_server_t *server, int rank, tessi_gone_t how, int error)
 {
     if (server->gone[rank] != TESSI_HERE) return;
     server->gone[rank] = (unsigned char)how;
+    server->gone_error[rank] = error;
     tessi_link_close(&server->links[rank]);
     if (how == TESSI_LOST) {
-        tessi_message_lost_t message = {.rank = rank};
-        tessi_server_gone_text(server, rank, message.sentence, sizeof message.sentence);
+        tessi_message_lost_t message = {.rank = rank, .error = error};
+        tessi_watch_rank_lost(server->world, rank, error);
         tessi_frame_t *frame = tessi_frame_create(TESSI_MESSAGE_LOST, sizeof message);
-        if (frame) {
-            memcpy(tessi_frame_payload(frame), &message, sizeof message);
-            for (int r = 0; r < server->size; r++)
-                if (server->gone[r] == TESSI_HERE || r == 0) tessi_server_send(server, r, frame);
-            tessi_frame_release(frame);
-        } else {
-            tessi_watch_rank_lost(server->world, rank, message.sentence);
-        }
+        if (frame) memcpy(tessi_frame_payload(frame), &message, sizeof message);
+        for (int r = 1; frame && r < server->size; r++)
+            if (server->gone[r] == TESSI_HERE) tessi_server_send(server, r, frame);
+        tessi_frame_release(frame);
     }
     tessi_exchange_rank_gone(server, rank);
     tessi_comms_rank_gone(server, rank);
@@ -126,7 +124,7 @@ static void rank_gone(tessi_server_t *server, int rank, tessi_gone_t how)
 
 void tessi_server_leave(tessi_server_t *server)
 {
-    rank_gone(server, 0, TESSI_LEFT);
+    rank_gone(server, 0, TESSI_LEFT, 0);
 }
 
 int tessi_server_take(tessi_server_t *server, int rank, const tessi_header_t *header,
@@ -152,7 +150,7 @@ int tessi_server_take(tessi_server_t *server, int rank, const tessi_header_t *he
         server->pong_ns[rank] = tessi_now_ns();
         return 0;
     case TESSI_MESSAGE_GOODBYE:
-        rank_gone(server, rank, TESSI_LEFT);
+        rank_gone(server, rank, TESSI_LEFT, 0);
         return 0;
     default:
         return -1;
@@ -183,7 +181,7 @@ void tessi_server_serve(tessi_server_t *server, int rank, short events)
     if (events & ~POLLOUT) broken = tessi_link_receive(link, take_from_rank, &speaker);
     if (link->fd < 0) return;
     if (broken == 0 && (events & POLLOUT)) broken = tessi_link_flush(link);
-    if (broken != 0) rank_gone(server, rank, TESSI_LOST);
+    if (broken != 0) rank_gone(server, rank, TESSI_LOST, errno);
 }
 
 void tessi_server_tick(tessi_server_t *server)
@@ -195,7 +193,7 @@ void tessi_server_tick(tessi_server_t *server)
         tessi_link_t *link = &server->links[r];
         if (link->fd >= 0) (void)tessi_link_receive(link, take_from_rank, &speaker);
         server->broken[r] = 0;
-        rank_gone(server, r, TESSI_LOST);
+        rank_gone(server, r, TESSI_LOST, server->gone_error[r]);
     }
     tessi_comms_tick(server);
 }

@@ -7,7 +7,7 @@
 #include "control.h"
 
 #define TESSI_DIAGNOSES_MAX 64
-#define TESSI_WINDOW 1024
+#define TESSI_WINDOW 4096
 /* A rank that does not answer a ping within this time is said not to answer. */
 #define TESSI_PING_MS 700
 
@@ -24,6 +24,14 @@ typedef struct tessi_exchange {
     int status;            /* TESS_OK, or why it failed */
     char sentence[TESSI_SENTENCE_BYTES];
 } tessi_exchange_t;
+
+/* An exchange whose posts named different groups: more of them may come from ranks that the first
+ * did not name. A ring of them is kept. */
+#define TESSI_DISPUTES_MAX 16
+typedef struct tessi_dispute {
+    char key[TESSI_KEY_BYTES];
+    char sentence[TESSI_SENTENCE_BYTES];
+} tessi_dispute_t;
 
 /* What was issued first under one sequence number. */
 typedef struct tessi_window_slot {
@@ -55,10 +63,13 @@ struct tessi_server {
     int size;
     tessi_link_t *links;   /* (size) */
     unsigned char *gone;   /* (size) tessi_gone_t; the truth, unlike world->gone */
+    int *gone_error;       /* (size) errno of the connection of a rank that is lost */
     unsigned char *broken; /* (size) its connection failed while sending */
     int64_t *pong_ns;      /* (size) when that rank last answered a ping */
     unsigned char *marks;  /* (size) scratch for naming ranks */
     tessi_exchange_t *exchanges;
+    tessi_dispute_t disputes[TESSI_DISPUTES_MAX];
+    int dispute_next;
     tessi_comm_entry_t *comms;
     tessi_diagnose_t diagnoses[TESSI_DIAGNOSES_MAX];
 };

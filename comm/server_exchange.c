@@ -132,6 +132,22 @@ static int fail_for_gone(tessi_server_t *server, tessi_exchange_t *e)
     return 0;
 }
 
+static void note_dispute(tessi_server_t *server, const tessi_exchange_t *e)
+{
+    tessi_dispute_t *dispute = &server->disputes[server->dispute_next];
+    server->dispute_next = (server->dispute_next + 1) % TESSI_DISPUTES_MAX;
+    memcpy(dispute->key, e->key, sizeof dispute->key);
+    memcpy(dispute->sentence, e->sentence, sizeof dispute->sentence);
+}
+
+/* The sentence about a dispute over this key, or NULL. */
+static const char *find_dispute(const tessi_server_t *server, const char *key)
+{
+    for (int n = 0; n < TESSI_DISPUTES_MAX; n++)
+        if (strcmp(server->disputes[n].key, key) == 0) return server->disputes[n].sentence;
+    return NULL;
+}
+
 /* Whether the post is for the same exchange; if not, the exchange fails with a sentence. */
 static int agrees(tessi_server_t *server, tessi_exchange_t *e, int rank,
                   const tessi_message_post_t *post, const unsigned char *ranks)
@@ -139,11 +155,12 @@ static int agrees(tessi_server_t *server, tessi_exchange_t *e, int rank,
     char first[128], second[128];
     tessi_world_rank_text(server->world, e->first, first, sizeof first);
     tessi_world_rank_text(server->world, rank, second, sizeof second);
-    if (post->count != e->count || memcmp(ranks, e->ranks, (size_t)e->count * sizeof *e->ranks))
+    if (post->count != e->count || memcmp(ranks, e->ranks, (size_t)e->count * sizeof *e->ranks)) {
         snprintf(e->sentence, sizeof e->sentence,
                  "exchange '%s': %s and %s name different groups, of %d and %d ranks", e->key,
                  first, second, e->count, post->count);
-    else if (post->bytes != e->bytes)
+        note_dispute(server, e);
+    } else if (post->bytes != e->bytes)
         snprintf(e->sentence, sizeof e->sentence,
                  "exchange '%s': %s gives %lld bytes, %s gives %lld", e->key, first,
                  (long long)e->bytes, second, (long long)post->bytes);
@@ -156,6 +173,11 @@ static void take_post(tessi_server_t *server, int rank, const tessi_message_post
                       const unsigned char *ranks, const unsigned char *data)
 {
     tessi_exchange_t *e = find(server, post->key);
+    const char *dispute = e ? NULL : find_dispute(server, post->key);
+    if (dispute) {
+        tell_failure(server, rank, post->key, TESS_ERR_MISMATCH, dispute);
+        return;
+    }
     if (!e) {
         e = create(server, post, ranks);
         if (!e) {

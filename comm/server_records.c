@@ -158,15 +158,17 @@ static void compare(tessi_server_t *server, tessi_comm_entry_t *c, int rank,
         slot->rank = rank;
         return;
     }
-    if (c->is_failed || is_same_operation(&slot->record, record)) return;
+    int is_same = is_same_operation(&slot->record, record);
+    if (c->is_failed || (is_same && slot->record.history == record->history)) return;
     char first[128], first_op[96], second[128], second_op[96];
     tessi_message_failed_t message = {.comm_id = c->id, .status = TESS_ERR_MISMATCH};
     snprintf(message.detail, sizeof message.detail,
-             "ranks disagree in communicator '%s': %s called %s, %s called %s", c->name,
+             "ranks disagree in communicator '%s': %s called %s, %s called %s%s", c->name,
              tessi_world_rank_text(server->world, slot->rank, first, sizeof first),
              tessi_op_text(&slot->record, first_op, sizeof first_op),
              tessi_world_rank_text(server->world, rank, second, sizeof second),
-             tessi_op_text(record, second_op, sizeof second_op));
+             tessi_op_text(record, second_op, sizeof second_op),
+             is_same ? ", but they differ in an operation before it" : "");
     c->is_failed = 1;
     spread(server, c, -1, &message);
 }

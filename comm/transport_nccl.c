@@ -420,23 +420,14 @@ static tess_status_t nccl_submit(tess_comm_t *comm, const tessi_op_t *op, tess_s
     return status < 0 ? status : TESS_OK;
 }
 
-static tess_status_t nccl_allocate(tess_comm_t *comm, int64_t bytes, void **pointer)
-{
-    return tess_memory_allocate(comm->device, TESS_MEMORY_DEVICE, bytes, pointer);
-}
-
-static void nccl_free(tess_comm_t *comm, void *pointer)
-{
-    tess_memory_free(comm->device, TESS_MEMORY_DEVICE, pointer);
-}
-
 const tessi_transport_t tessi_transport_nccl = {
     .name = "nccl",
     .version = nccl_version,
+    .gathers_better_in_place = 1,
     .unusable = nccl_unusable,
     .open = nccl_open,
     .close = nccl_close,
-    .allocate = nccl_allocate,
-    .free = nccl_free,
+    .allocate = tessi_comm_memory_allocate,
+    .free = tessi_comm_memory_free,
     .submit = nccl_submit,
 };

@@ -207,7 +207,8 @@ tessi_spot_t tessi_direct_place(tessi_ucx_t *ucx, const void *pointer, int64_t b
         const tessi_segment_t *segment = direct->segments[s];
         if (!segment || !segment->handle) continue;
         uintptr_t start = (uintptr_t)segment->base, at = (uintptr_t)pointer;
-        if (at < start || at - start > (uintptr_t)(segment->bytes - bytes)) continue;
+        if (bytes > segment->bytes || at < start) continue;
+        if (at - start > (uintptr_t)(segment->bytes - bytes)) continue;
         return (tessi_spot_t){.segment = s, .offset = (int64_t)(at - start)};
     }
     return (tessi_spot_t){.segment = -1};

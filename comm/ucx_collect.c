@@ -168,7 +168,7 @@ static tess_status_t run_message(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued)
         .count = record->count,
         .element_bytes = tess_dtype_bytes((tess_dtype_t)record->dtype),
     };
-    tess_status_t status = tessi_message_meet(ucx, queued);
+    tess_status_t status = tessi_message_meet(ucx, queued, 0);
     if (status == TESS_OK && record->count > 0) status = move_data(&collect, record->kind);
     if (status == TESS_OK) status = tessi_message_flush(ucx, queued);
     if (status < 0) {

@@ -264,7 +264,8 @@ typedef struct tessi_sum_job {
 /* (size) to be filled before a transfer; zeroed by it afterwards. */
 tessi_traffic_t *tessi_message_traffic(tessi_ucx_t *ucx);
 
-tess_status_t tessi_message_meet(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued);
+/* Tells all peers the operation and compares it with theirs. phase is 0 but for opening. */
+tess_status_t tessi_message_meet(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued, int phase);
 /* `phase` counts the transfers of one operation from 0. job may be NULL. */
 tess_status_t tessi_message_transfer(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued, int phase,
                                      const tessi_sum_job_t *job);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -33,6 +34,7 @@ typedef struct segment_card {
     int64_t bytes;
     uint64_t address;
     uint64_t proof;
+    int64_t shmid;
     char sentence[SENTENCE_BYTES];
     unsigned char occupied[OCCUPIED_BYTES];
     unsigned char key[KEY_BYTES];
@@ -83,23 +85,32 @@ static tess_status_t fail_no_room(int64_t bytes, const char *why)
                       bytes, why, tessi_shm_state(), shm_directory());
 }
 
-/* 1 when the address lies in System V or POSIX shared memory, by what the kernel says. */
-static int is_shared(const void *address)
+/* What the kernel says about memory that UCX gave. */
+typedef struct mapping {
+    int is_shared; /* with other processes */
+    int64_t shmid; /* System V's number of it; -1: not System V */
+} mapping_t;
+
+static mapping_t find_mapping(const void *address)
 {
+    mapping_t found = {.is_shared = 0, .shmid = -1};
     FILE *maps = fopen("/proc/self/maps", "r");
-    if (!maps) return 1; /* without /proc UCX's word must do */
+    /* Without /proc UCX's word must do. */
+    if (!maps) return (mapping_t){.is_shared = 1, .shmid = -1};
     char line[512];
-    int shared = 0;
     while (fgets(line, sizeof line, maps)) {
-        uint64_t start, end;
-        char flags[8];
-        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s", &start, &end, flags) != 3) continue;
+        uint64_t start, end, inode;
+        char flags[8], path[64] = "";
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s %*s %*s %" SCNu64 " %63s", &start, &end,
+                   flags, &inode, path) < 4)
+            continue;
         if ((uintptr_t)address < start || (uintptr_t)address >= end) continue;
-        shared = flags[3] == 's';
+        found.is_shared = flags[3] == 's';
+        if (strncmp(path, "/SYSV", 5) == 0) found.shmid = (int64_t)inode;
         break;
     }
     fclose(maps);
-    return shared;
+    return found;
 }
 
 /* Touches every page without the signal that a full file system would send. */
@@ -114,7 +125,7 @@ static tess_status_t commit(void *base, int64_t bytes)
 
 /* --- this rank's part ------------------------------------------------------------------------- */
 
-static tess_status_t map_own(tessi_ucx_t *ucx, tessi_segment_t *segment)
+static tess_status_t map_own(tessi_ucx_t *ucx, tessi_segment_t *segment, segment_card_t *card)
 {
     ucp_mem_map_params_t parameters = {
         .field_mask = UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS,
@@ -128,17 +139,19 @@ static tess_status_t map_own(tessi_ucx_t *ucx, tessi_segment_t *segment)
                               ? UCS_ERR_NO_MEMORY
                               : ucp_mem_map(ucx->context, &parameters, &segment->handle);
     if (result != UCS_OK) return fail_no_room(segment->bytes, ucs_status_string(result));
-    tess_status_t status;
+    tess_status_t status = TESS_OK;
     ucp_mem_attr_t attributes = {.field_mask = UCP_MEM_ATTR_FIELD_ADDRESS};
     result = tessi_fault("ucx") ? UCS_ERR_NO_RESOURCE : ucp_mem_query(segment->handle, &attributes);
-    status = TESS_OK;
-    if (result != UCS_OK)
+    if (result != UCS_OK) {
         status = tessi_ucx_error(result, "cannot ask UCX for a segment's address");
-    else if (!is_shared(attributes.address))
-        status = fail_no_room(segment->bytes, "UCX gave private memory instead");
-    else status = commit(attributes.address, segment->bytes);
+        goto err_unmap;
+    }
+    mapping_t mapping = find_mapping(attributes.address);
+    if (mapping.is_shared) status = commit(attributes.address, segment->bytes);
+    else status = fail_no_room(segment->bytes, "UCX gave private memory instead");
     if (status < 0) goto err_unmap;
     segment->base = attributes.address;
+    card->shmid = mapping.shmid;
     return TESS_OK;
 
 err_unmap:
@@ -175,7 +188,7 @@ static tess_status_t make_own(tessi_ucx_t *ucx, int64_t bytes, segment_card_t *c
     if (!segment) return status;
     int64_t pages = bytes > 0 ? (bytes - 1) / PAGE_BYTES + 1 : 1;
     segment->bytes = pages * PAGE_BYTES;
-    TESS_TRY(map_own(ucx, segment), err_free);
+    TESS_TRY(map_own(ucx, segment, card), err_free);
     TESS_TRY(pack_key(ucx, segment, card), err_own);
     card->address = (uintptr_t)segment->base;
     card->proof = (uint64_t)tessi_now_ns() ^ (uint64_t)getpid() << 40 ^ (uintptr_t)segment->base;
@@ -199,6 +212,37 @@ void tessi_segment_free_own(tessi_ucx_t *ucx, tessi_segment_t *segment)
 
 /* --- the peers' parts ------------------------------------------------------------------------- */
 
+/* UCX before 1.19 frees a key that it could not unpack as if it could, so it must not be asked for
+ * memory that has gone with its owner. Attached here, it stays until UCX has attached it too. */
+static tess_status_t pin(const segment_card_t *card, const char *who, void **pinned)
+{
+    *pinned = NULL;
+    if (card->shmid < 0) return TESS_OK;
+    void *base = shmat((int)card->shmid, NULL, SHM_RDONLY);
+    if (base == (void *)-1)
+        return tessi_fail(TESS_ERR_UNSUPPORTED,
+                          "the memory of %s cannot be attached (%s): it has gone, or is in another "
+                          "container or IPC namespace",
+                          who, strerror(errno));
+    *pinned = base;
+    return TESS_OK;
+}
+
+static tess_status_t take_key(tessi_ucx_t *ucx, tessi_segment_peer_t *part, int peer,
+                              const segment_card_t *card, const char *who)
+{
+    void *pinned;
+    tess_status_t status = pin(card, who, &pinned);
+    if (status < 0) return status;
+    ucs_status_t result = tessi_fault("ucx")
+                              ? UCS_ERR_NO_RESOURCE
+                              : ucp_ep_rkey_unpack(ucx->endpoints[peer], card->key, &part->key);
+    if (pinned) shmdt(pinned);
+    if (result == UCS_OK) return TESS_OK;
+    part->key = NULL;
+    return tessi_ucx_error(result, "cannot take the memory key of %s", who);
+}
+
 static tess_status_t map_peer(tessi_ucx_t *ucx, tessi_segment_t *segment, int peer,
                               const segment_card_t *card)
 {
@@ -206,16 +250,10 @@ static tess_status_t map_peer(tessi_ucx_t *ucx, tessi_segment_t *segment, int pe
     const tess_comm_t *comm = ucx->comm;
     tessi_world_rank_text(comm->world, comm->ranks[peer], who, sizeof who);
     tessi_segment_peer_t *part = &segment->peers[peer];
-    ucs_status_t result = tessi_fault("ucx")
-                              ? UCS_ERR_NO_RESOURCE
-                              : ucp_ep_rkey_unpack(ucx->endpoints[peer], card->key, &part->key);
-    if (result != UCS_OK) {
-        part->key = NULL;
-        return tessi_ucx_error(result, "cannot take the memory key of %s", who);
-    }
+    tess_status_t status = take_key(ucx, part, peer, card, who);
+    if (status < 0) return status;
     void *base = NULL;
-    result = ucp_rkey_ptr(part->key, card->address, &base);
-    tess_status_t status = TESS_OK;
+    ucs_status_t result = ucp_rkey_ptr(part->key, card->address, &base);
     uint64_t proof = 0;
     if (result == UCS_OK) memcpy(&proof, base, sizeof proof);
     if (result != UCS_OK)
@@ -275,7 +313,8 @@ static tess_status_t map_peers(tessi_ucx_t *ucx, tessi_segment_t *segment)
 {
     for (int r = 0; r < ucx->comm->size; r++) {
         if (r == ucx->comm->rank) continue;
-        tess_status_t status = map_peer(ucx, segment, r, card_of(ucx, r));
+        tess_status_t status = tessi_comm_failure(ucx->comm);
+        if (status == TESS_OK) status = map_peer(ucx, segment, r, card_of(ucx, r));
         if (status < 0) return status;
     }
     return TESS_OK;

@@ -22,8 +22,9 @@
 #define CHUNK_LEAST_BYTES ((int64_t)8 << 10)
 #define STAGE_MAX_BYTES ((int64_t)16 << 20)
 /* When a connection breaks, the control plane mostly knows why a moment later. */
-#define EXPLAIN_WAIT_MS 500
+#define EXPLAIN_WAIT_MS 200
 #define DROP_WAIT_MS 1000
+#define UNASKED_WAIT_MS 50
 
 typedef enum what { HEADER = 1, DATA = 2, CREDIT = 3 } what_t;
 
@@ -133,7 +134,7 @@ static ucs_status_t start_send(tessi_ucx_t *ucx, int peer, const void *data, int
                                ucp_tag_t tag, void **request)
 {
     ucp_request_param_t plain = {0};
-    if (!ucx->endpoints[peer]) return UCS_ERR_NOT_CONNECTED;
+    if (!ucx->endpoints[peer] || tessi_fault("ucx")) return UCS_ERR_NOT_CONNECTED;
     return keep(ucp_tag_send_nbx(ucx->endpoints[peer], data, (size_t)bytes, tag, &plain), request);
 }
 
@@ -141,6 +142,7 @@ static ucs_status_t start_recv(tessi_ucx_t *ucx, void *data, int64_t bytes, ucp_
                                void **request)
 {
     ucp_request_param_t plain = {0};
+    if (tessi_fault("ucx")) return UCS_ERR_NO_RESOURCE;
     return keep(ucp_tag_recv_nbx(ucx->worker, data, (size_t)bytes, tag, ~(ucp_tag_t)0, &plain),
                 request);
 }
@@ -186,12 +188,13 @@ static int drop_lane(lane_t *lane)
     return done;
 }
 
-/* Messages that nobody will ask for any more, because this rank or a peer gave up. */
+/* Messages that nobody will ask for any more, because this rank or a peer gave up. One that broke
+ * off in the middle never ends; it goes with the worker. */
 static void drop_unasked(tessi_ucx_t *ucx)
 {
     tessi_message_t *message = ucx->message;
     size_t room = (size_t)(message->chunk_bytes * WINDOW * ucx->comm->size);
-    int64_t deadline_ns = tessi_deadline_ns(DROP_WAIT_MS);
+    int64_t deadline_ns = tessi_deadline_ns(UNASKED_WAIT_MS);
     ucp_tag_message_h unasked;
     ucp_tag_recv_info_t info;
     while ((unasked = ucp_tag_probe_nb(ucx->worker, 0, 0, 1, &info)) != NULL) {
@@ -284,17 +287,18 @@ static int has_met(const lane_t *lane)
     return lane->has_header && !lane->header_send;
 }
 
-static tess_status_t start_meeting(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued, int peer)
+static tess_status_t start_meeting(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued, int phase,
+                                   int peer)
 {
     tessi_message_t *message = ucx->message;
     lane_t *lane = &message->lanes[peer];
     int64_t sequence = queued->op.record.sequence, bytes = (int64_t)sizeof message->header;
     lane->has_header = 0;
     ucs_status_t status = start_recv(ucx, &lane->header_in, bytes,
-                                     tag_of(HEADER, 0, peer, sequence), &lane->header_recv);
+                                     tag_of(HEADER, phase, peer, sequence), &lane->header_recv);
     if (status == UCS_OK)
         status = start_send(ucx, peer, &message->header, bytes,
-                            tag_of(HEADER, 0, ucx->comm->rank, sequence), &lane->header_send);
+                            tag_of(HEADER, phase, ucx->comm->rank, sequence), &lane->header_send);
     return status == UCS_OK ? TESS_OK : fail_lost(ucx, queued, peer, status);
 }
 
@@ -312,14 +316,15 @@ static tess_status_t advance_meeting(tessi_ucx_t *ucx, const tessi_ucx_op_t *que
     return tessi_ucx_compare(ucx, &queued->op.record, peer, &lane->header);
 }
 
-tess_status_t tessi_message_meet(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued)
+tess_status_t tessi_message_meet(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued, int phase)
 {
     tessi_message_t *message = ucx->message;
     int rank = ucx->comm->rank, size = ucx->comm->size, met = 0;
     message->deadline_ns = tessi_deadline_ns(ucx->comm->timeout_ms);
     message->header = queued->op.record;
     tess_status_t status = TESS_OK;
-    for (int i = 1; i < size; i++) TESS_TRY(start_meeting(ucx, queued, (rank + i) % size), done);
+    for (int i = 1; i < size; i++)
+        TESS_TRY(start_meeting(ucx, queued, phase, (rank + i) % size), done);
     tessi_backoff_t backoff = TESSI_BACKOFF_START;
     while (met < size - 1) {
         int before = met;
@@ -542,13 +547,17 @@ tess_status_t tessi_message_flush(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued
 
 /* Connections are made here and not by the first operation: a peer that cannot be reached is found
  * at open, and UCX's TCP, which takes the death of a peer badly while it connects, has connected.
- */
+ * UCX connects in several steps that need both sides; hence the second meeting, to which each rank
+ * comes when its connections are complete, and until which all help the others. */
 static tess_status_t say_hello(tessi_ucx_t *ucx)
 {
     tessi_ucx_op_t hello = {
         .op.record = {.comm_id = ucx->comm->watch.comm_id, .kind = TESSI_OP_OPEN}};
-    tess_status_t status = tessi_message_meet(ucx, &hello);
-    if (status == TESS_OK) status = tessi_message_flush(ucx, &hello);
+    tess_status_t status;
+    TESS_TRY(tessi_message_meet(ucx, &hello, 0), done);
+    TESS_TRY(tessi_message_flush(ucx, &hello), done);
+    TESS_TRY(tessi_message_meet(ucx, &hello, 1), done);
+done:
     return status;
 }
 

@@ -55,7 +55,7 @@ static int has_neighbour(const tess_comm_t *comm)
 }
 
 /* Each setting applies unless the user chose: UCX_<key> wins. */
-static tess_status_t configure(const tess_comm_t *comm, ucp_config_t *config)
+static tess_status_t configure(const tess_comm_t *comm, ucp_config_t *config, int without_posix)
 {
     int shared = tessi_ucx_may_share();
     const struct {
@@ -64,8 +64,11 @@ static tess_status_t configure(const tess_comm_t *comm, ucp_config_t *config)
     } settings[] = {
         /* Only memory that other processes can map is any use to path direct. */
         {"ALLOC_PRIO", "md:sysv,md:posix", 1},
+        {"TLS", "^posix", without_posix},
         /* See the head of this file. */
         {"MM_ERROR_HANDLING", "y", shared},
+        /* A worker takes memory for so many fragments from /dev/shm at once: 1 MiB instead of 4. */
+        {"MM_RX_BUFS_GROW", "128", shared},
         /* Rendezvous over shared memory leaves requests that not even force ends when a peer stops
          * reading; eager messages are faster there too (8.9 against 6.2 GB/s each way). */
         {"RNDV_THRESH", "inf", shared && has_neighbour(comm)},
@@ -86,14 +89,14 @@ static tess_status_t configure(const tess_comm_t *comm, ucp_config_t *config)
 
 /* --- context, worker, address ----------------------------------------------------------------- */
 
-static tess_status_t create_context(tessi_ucx_t *ucx)
+static tess_status_t create_context(tessi_ucx_t *ucx, int without_posix)
 {
     ucp_config_t *config;
     ucs_status_t result =
         tessi_fault("ucx") ? UCS_ERR_NO_RESOURCE : ucp_config_read(NULL, NULL, &config);
     if (result != UCS_OK) return tessi_ucx_error(result, "cannot read UCX's configuration");
     tess_status_t status;
-    TESS_TRY(configure(ucx->comm, config), release_config);
+    TESS_TRY(configure(ucx->comm, config, without_posix), release_config);
     ucp_params_t parameters = {
         .field_mask =
             UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_ESTIMATED_NUM_EPS | UCP_PARAM_FIELD_NAME,
@@ -119,7 +122,10 @@ static tess_status_t create_worker(tessi_ucx_t *ucx)
                               ? UCS_ERR_NO_RESOURCE
                               : ucp_worker_create(ucx->context, &parameters, &ucx->worker);
     if (result != UCS_OK)
-        return tessi_ucx_error(result, "cannot create a UCX worker (%s)", tessi_shm_state());
+        return tessi_ucx_error(result,
+                               "cannot create a UCX worker (%s; in a container, docker run "
+                               "--shm-size=… enlarges it)",
+                               tessi_shm_state());
     ucp_worker_attr_t attributes = {.field_mask = UCP_WORKER_ATTR_FIELD_THREAD_MODE};
     result = ucp_worker_query(ucx->worker, &attributes);
     if (result == UCS_OK && attributes.thread_mode != UCS_THREAD_MODE_SINGLE) return TESS_OK;
@@ -151,11 +157,35 @@ static tess_status_t pack_address(tessi_ucx_t *ucx, address_card_t *card)
     return status;
 }
 
+/* Every worker takes memory from /dev/shm for messages; where that is too small, UCX can still do
+ * with System V memory and sockets. */
+static tess_status_t recreate_without_posix(tessi_ucx_t *ucx)
+{
+    char why[400];
+    snprintf(why, sizeof why, "%s", tess_last_error());
+    ucp_cleanup(ucx->context);
+    ucx->context = NULL;
+    tess_status_t status;
+    TESS_TRY(create_context(ucx, 1), done);
+    TESS_TRY(create_worker(ucx), err_context);
+    tessi_log(TESSI_LOG_ERROR, "%s; going on without POSIX shared memory", why);
+    return TESS_OK;
+
+err_context:
+    ucp_cleanup(ucx->context);
+    ucx->context = NULL;
+    status = tessi_fail(status, "%s", why);
+done:
+    return status;
+}
+
 static tess_status_t start_worker(tessi_ucx_t *ucx, address_card_t *card)
 {
     tess_status_t status;
-    TESS_TRY(create_context(ucx), done);
-    TESS_TRY(create_worker(ucx), err_context);
+    TESS_TRY(create_context(ucx, 0), done);
+    status = create_worker(ucx);
+    if (status < 0 && !getenv("UCX_TLS")) TESS_TRY(recreate_without_posix(ucx), done);
+    else if (status < 0) goto err_context;
     TESS_TRY(pack_address(ucx, card), err_worker);
     return TESS_OK;
 

@@ -4,6 +4,7 @@
  * Invariant: a watch's status is written once, after its detail, under the world's lock; a record
  * costs its caller one short lock and no memory, and when nobody fetches them the oldest are lost.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -32,12 +33,28 @@ static int holds_rank(const tessi_watch_t *watch, int rank)
     return 0;
 }
 
-void tessi_watch_rank_lost(tess_world_t *world, int rank, const char *sentence)
+const char *tessi_gone_text(const tess_world_t *world, int rank, tessi_gone_t how, int error,
+                            char *text, size_t bytes)
 {
+    char who[128];
+    tessi_world_rank_text(world, rank, who, sizeof who);
+    if (how == TESSI_LEFT) snprintf(text, bytes, "%s has closed its world", who);
+    else if (error == EPROTO) snprintf(text, bytes, "%s sent a message that makes no sense", who);
+    else if (error == 0 || error == ECONNRESET || error == EPIPE)
+        snprintf(text, bytes, "%s ended without closing its world", who);
+    else snprintf(text, bytes, "%s cannot be reached any more (%s)", who, strerror(error));
+    return text;
+}
+
+void tessi_watch_rank_lost(tess_world_t *world, int rank, int error)
+{
+    char sentence[TESSI_SENTENCE_BYTES];
     if (world->gone[rank] == TESSI_LOST) return;
     world->gone[rank] = TESSI_LOST;
+    world->gone_error[rank] = error;
+    tessi_gone_text(world, rank, TESSI_LOST, error, sentence, sizeof sentence);
     if (world->status == TESS_OK) {
-        snprintf(world->detail, sizeof world->detail, "%s", sentence);
+        memcpy(world->detail, sentence, sizeof world->detail);
         world->status = TESS_ERR_PEER_LOST;
     }
     for (tessi_watch_t *w = world->watches; w; w = w->next)
@@ -85,9 +102,9 @@ void tessi_watch_add(tess_world_t *world, tessi_watch_t *watch)
     for (int n = 0; n < watch->group.count; n++) {
         int rank = watch->group.ranks[n];
         if (world->gone[rank] != TESSI_LOST) continue;
-        char who[128], sentence[TESSI_SENTENCE_BYTES];
-        snprintf(sentence, sizeof sentence, "%s ended without closing its world",
-                 tessi_world_rank_text(world, rank, who, sizeof who));
+        char sentence[TESSI_SENTENCE_BYTES];
+        tessi_gone_text(world, rank, TESSI_LOST, world->gone_error[rank], sentence,
+                        sizeof sentence);
         (void)set_status(watch, TESS_ERR_PEER_LOST, sentence);
     }
     if (world->size > 1) announce(world, watch, TESSI_MESSAGE_WATCH);
@@ -146,12 +163,14 @@ void tessi_world_record(tess_world_t *world, const tessi_watch_t *watch,
     pthread_mutex_lock(&world->record_lock);
     world->records[world->record_head % TESSI_RECORD_RING] = *record;
     world->record_head++;
+    int is_filling = world->record_head - world->record_tail == TESSI_RECORD_RING / 4;
     if (world->record_head - world->record_tail > TESSI_RECORD_RING)
         world->record_tail = world->record_head - TESSI_RECORD_RING;
     pthread_mutex_unlock(&world->record_lock);
-    if (!atomic_load_explicit(&world->is_recording, memory_order_relaxed) &&
-        !atomic_exchange(&world->is_recording, 1))
-        tessi_control_wake(world);
+    int is_first = !atomic_load_explicit(&world->is_recording, memory_order_relaxed) &&
+                   !atomic_exchange(&world->is_recording, 1);
+    if (is_filling) atomic_store(&world->is_record_ring_filling, 1);
+    if (is_first || is_filling) tessi_control_wake(world);
 }
 
 /* Takes at most `most` records out of the ring. */

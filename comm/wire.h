@@ -87,8 +87,8 @@ int tessi_link_send(tessi_link_t *link, tessi_frame_t *frame);
 int tessi_link_flush(tessi_link_t *link);
 
 /* Hands every complete message to the handler, which returns 0, 1 to leave the messages behind this
- * one for later, or -1 for nonsense. Returns 0, or -1 with errno: 0 for a connection that the other side closed, EPROTO for nonsense. A handler may
- * close the link; that ends the call with 0. */
+ * one for later, or -1 for nonsense. Returns 0, or -1 with errno: 0 for a connection that the other
+ * side closed, EPROTO for nonsense. A handler may close the link; that ends the call with 0. */
 typedef int (*tessi_link_handler_t)(void *context, const tessi_header_t *header,
                                     const unsigned char *payload);
 int tessi_link_receive(tessi_link_t *link, tessi_link_handler_t handler, void *context);

@@ -54,9 +54,11 @@ static tess_status_t allocate(const tessi_place_t *place, int timeout_ms, tess_w
     world->peers = tessi_calloc(size, sizeof *world->peers);
     world->all_ranks = tessi_calloc(size, sizeof *world->all_ranks);
     world->gone = tessi_calloc(size, 1);
+    world->gone_error = tessi_calloc(size, sizeof *world->gone_error);
     world->waits = tessi_calloc(size + 1, sizeof *world->waits);
     world->records = tessi_calloc(TESSI_RECORD_RING, sizeof *world->records);
-    if (!world->peers || !world->all_ranks || !world->gone || !world->waits || !world->records)
+    if (!world->peers || !world->all_ranks || !world->gone || !world->gone_error || !world->waits ||
+        !world->records)
         goto free_world;
     for (int r = 0; r < world->size; r++) world->all_ranks[r] = r;
     TESS_TRY(init_locks(world), free_world);
@@ -65,6 +67,7 @@ static tess_status_t allocate(const tessi_place_t *place, int timeout_ms, tess_w
 free_world:
     tessi_free(world->records);
     tessi_free(world->waits);
+    tessi_free(world->gone_error);
     tessi_free(world->gone);
     tessi_free(world->all_ranks);
     tessi_free(world->peers);
@@ -86,6 +89,7 @@ static void release(tess_world_t *world)
     tessi_server_destroy(world->server);
     tessi_free(world->records);
     tessi_free(world->waits);
+    tessi_free(world->gone_error);
     tessi_free(world->gone);
     tessi_free(world->all_ranks);
     tessi_free(world->peers);

@@ -61,6 +61,8 @@ typedef struct tessi_op_record {
     int32_t dtype;
     int32_t reduction;
     int32_t root;
+    uint64_t
+        history; /* hash of this operation and all before it: an old difference is seen later too */
 } tessi_op_record_t;
 
 /* For transports that cannot compare operations in band (nccl): queues the record for rank 0, which

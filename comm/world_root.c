@@ -65,8 +65,8 @@ static tess_status_t use_master(tessi_place_t *place, const char *address)
     return TESS_OK;
 }
 
-/* What the launcher calls this job; equal on all its ranks and on no other job of this host. 0 where
- * it has no name. */
+/* What the launcher calls this job; equal on all its ranks and on no other job of this host. 0
+ * where it has no name. */
 static uint64_t identify_job(tessi_family_t family)
 {
     const char *id = NULL, *more = "";

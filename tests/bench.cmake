@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # Tests of the benchmarks: most run the programs as a user would.
-foreach(topic args sweep tune overlap failure)
+set(topics args sweep tune overlap failure)
+if(TARGET tessera_test_nvtx_recorder)
+  list(APPEND topics trace)
+endif()
+foreach(topic ${topics})
   tessera_test(bench ${topic} SOURCES bench_rig.c LIBRARIES tessera::dep_jansson TIMEOUT 300)
   target_compile_definitions(test_bench_${topic} PRIVATE
     BENCH_FOLDER="$<TARGET_FILE_DIR:bench_allgather>")
   add_dependencies(test_bench_${topic} bench_allgather bench_reduce_scatter bench_overlap)
 endforeach()
+if(TARGET test_bench_trace)
+  target_compile_definitions(test_bench_trace PRIVATE
+    NVTX_RECORDER="$<TARGET_FILE:tessera_test_nvtx_recorder>")
+  add_dependencies(test_bench_trace tessera_test_nvtx_recorder)
+endif()
 tessera_test(bench pattern LIBRARIES tessera_bench DEVICES host cuda)
 tessera_test(bench number LIBRARIES tessera_bench)

@@ -61,7 +61,7 @@ unpack() {
 
 # shellcheck disable=SC2317  # called through run
 build() {
-    cmake --preset gpu --log-level=NOTICE && cmake --build --preset gpu -j "$jobs"
+    cmake --preset gpu --log-level=NOTICE >/dev/null && cmake --build --preset gpu -j "$jobs"
 }
 
 if command -v ninja >/dev/null; then export CMAKE_GENERATOR="${CMAKE_GENERATOR:-Ninja}"; fi

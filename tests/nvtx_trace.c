@@ -212,6 +212,7 @@ nvtx_trace_t *nvtx_trace_record(const char *child_argument)
 
 void nvtx_trace_free(nvtx_trace_t *trace)
 {
+    if (!trace) return;
     json_decref(trace->lines);
     free(trace);
 }

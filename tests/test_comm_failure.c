@@ -318,11 +318,15 @@ static int close_in_the_middle(int rank, void *argument)
     (void)argument;
     comm_rig_t rig;
     rig_open(&rig, rank, LONG_MS);
-    for (int i = 0; i < 50 + rank * 10; i++) RANK_OK(rig_all_gather(&rig, 60000));
+    tess_status_t status = TESS_OK;
+    for (int i = 0; i < 50 + rank * 10 && status == TESS_OK; i++)
+        status = rig_all_gather(&rig, 60000);
+    RANK_CHECK(status == TESS_OK || status == TESS_ERR_PEER_LOST);
     if (rank == ODD_RANK) sleep_ms(3);
     tess_comm_close(rig.comm);
     rig.comm = NULL;
-    tess_status_t status = tess_stream_synchronize(rig.stream, -1);
+    tess_status_t end = tess_stream_synchronize(rig.stream, -1);
+    if (status == TESS_OK) status = end;
     RANK_CHECK(status == TESS_ERR_ABORTED || status == TESS_ERR_PEER_LOST);
     rig_close(&rig);
     return 0;

@@ -408,6 +408,9 @@ static void test_counting_devices(void **state)
     assert_true(count >= 0);
     if (access("/dev/nvidiactl", F_OK) != 0) assert_int_equal(count, 0);
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* its child is gone */
+    /* Also once CUDA runs in this process, where a fork cannot count. */
+    assert_int_equal(tess_device_count(TESS_DEVICE_CUDA), count);
+    assert_int_equal(tess_launch_cuda_devices(), count);
 }
 
 /* --- under mpirun
@@ -488,12 +491,13 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_killed_parent_leaves_nobody),
         cmocka_unit_test(test_bad_requests),
         cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_counting_devices),
         cmocka_unit_test(test_mpirun),
+        cmocka_unit_test(test_counting_devices), /* last: it starts CUDA */
     };
     static char path[4096];
     if (argc > 1 && strcmp(argv[1], "--rank") == 0) return rank_under_mpirun("Open MPI");
     if (argc > 1 && strcmp(argv[1], "--ranks") == 0) return ranks_under_mpirun();
+    test_need_ranks(1);
     ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
     self = length > 0 ? path : argv[0];
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -165,7 +166,7 @@ static int one_is_missing(int rank, void *argument)
     int missing = *(int *)argument;
     char text[32];
     tess_world_t *world;
-    tess_world_config_t config = with_timeout(1500);
+    tess_world_config_t config = with_timeout(900);
     if (rank == missing) return 0;
     RANK_CHECK(tess_world_open(&config, &world) == TESS_ERR_TIMEOUT);
     if (missing == 0) {
@@ -243,11 +244,11 @@ static int ends_early(int rank, void *argument)
     int victim = *(int *)argument;
     tess_world_t *world;
     tess_world_config_t config = with_timeout(10000);
-    if (rank == 3) pause_ms(4000); /* so that nobody gets past the rendezvous */
+    if (rank == 3) pause_ms(2000); /* so that nobody gets past the rendezvous */
     if (rank == 3) return 0;
     if (rank == victim) {
-        alarm(1);
-        signal(SIGALRM, SIG_DFL);
+        struct itimerval soon = {.it_value = {.tv_usec = 400000}};
+        setitimer(ITIMER_REAL, &soon, NULL);
         RANK_CHECK(tess_world_open(&config, &world) != TESS_OK);
         return 1;
     }

@@ -338,14 +338,17 @@ static int mad_rank(int rank, void *argument)
     if (rank == 1) {
         tessi_header_t huge = {UINT32_MAX, TESSI_MESSAGE_POST, TESSI_WIRE_MARK};
         tessi_header_t odd = {0, 999, TESSI_WIRE_MARK};
+        pthread_mutex_lock(&world->lock);
         if (kind == 0) say(world->link.fd, "this is no message", 18);
         if (kind == 1) say(world->link.fd, &huge, sizeof huge);
         if (kind == 2) say(world->link.fd, &odd, sizeof odd);
+        pthread_mutex_unlock(&world->lock);
         pause_ms(1500);
         _exit(0);
     }
     RANK_CHECK(tess_world_barrier(world, 10000) == TESS_ERR_PEER_LOST);
     expect_text("rank 1 (pid ");
+    expect_text("sent a message that makes no sense");
     tess_world_close(world);
     return 0;
 }

@@ -25,7 +25,7 @@ machine() { # NAME UID
     bin=$work/$1/bin
     mkdir -p "$bin" "$work/$1/tree/cmake"
     cp "$script" "$work/$1/tree/cmake/setup.sh"
-    for tool in sh sed dirname cat mkdir ln env true; do ln -s "$(type -P $tool)" "$bin/$tool"; done
+    for tool in sh sed dirname cat mkdir ln env true tail; do ln -s "$(type -P $tool)" "$bin/$tool"; done
     program id "echo $2"
     program apt-get "echo apt-get \"\$@\" >>$work/calls"
     : >"$work/calls"

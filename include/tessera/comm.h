@@ -47,9 +47,9 @@ TESS_API TESS_MUST_CHECK tess_status_t tess_comm_open(tess_world_t *world, tess_
                                                       const tess_comm_config_t *config,
                                                       tess_comm_t **comm);
 
-/* Frees; what is still queued is aborted. NULL is legal. Never hangs, also when a peer is gone: self
- * and ucx do not wait for the other ranks at all, nccl waits for them at most 10 s, because a peer's
- * kernel may still acknowledge into this rank's memory. */
+/* Frees; what is still queued is aborted. NULL is legal. Never hangs, also when a peer is gone:
+ * self and ucx do not wait for the other ranks at all, nccl waits for them at most 10 s, because a
+ * peer's kernel may still acknowledge into this rank's memory. */
 TESS_API void tess_comm_close(tess_comm_t *comm);
 
 TESS_API int tess_comm_rank(const tess_comm_t *comm); /* 0 .. size-1 within the communicator */

@@ -26,7 +26,9 @@ typedef struct tess_world_config {
     int size;         /* -1: from the environment; 1 where no launcher is seen */
     int local_rank;   /* -1: from the environment, else derived from host names */
     int local_size;   /* -1: likewise */
-    const char *root; /* "host:port" where rank 0 listens; NULL: from the environment */
+    const char *root; /* "host:port" where rank 0 listens; NULL: TESS_ROOT, else MASTER_ADDR with
+                         the port after MASTER_PORT (which torchrun itself uses), else what Slurm,
+                         or Open MPI or MPICH on one host, let all ranks derive alike */
     int timeout_ms; /* 0: TESS_TIMEOUT_MS, default 10 minutes. Also the default of communicators */
 } tess_world_config_t;
 

@@ -127,7 +127,11 @@ static const char *contradiction(const reading_t *reading)
         return "raw NCCL needs CUDA devices, and --device says host";
     if (options->mode != BENCH_MODE_SWEEP &&
         (options->transport_count > 1 || names_raw_nccl(options)))
-        return "here --transport takes one of auto, self, ucx, nccl";
+        return options->mode == BENCH_MODE_TUNE
+                   ? "with --tune, --transport takes one of auto, self, ucx, nccl; --raw-nccl puts "
+                     "NCCL's own calls beside it"
+                   : "--transport takes one of auto, self, ucx, nccl here; on CUDA, NCCL's own "
+                     "calls (raw-nccl) are always measured beside it";
     if (options->params > 0 && options->model_bytes > 0)
         return "the size of the model is given by --params or by --model-bytes, not by both";
     if (is_given(reading, 273) && is_given(reading, 274))

@@ -43,23 +43,29 @@ double bench_median(double *values, int64_t count)
     return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
-static tess_status_t meet(bench_session_t *session, bench_route_t *route)
+tess_status_t bench_meet(bench_route_t *route, tess_stream_t *stream, int64_t *start_ns)
 {
-    tess_status_t status = bench_route_barrier(route, session->stream);
-    if (status < 0) return status;
-    return bench_route_finish(route, session->stream, 1);
+    tess_status_t status = bench_route_barrier(route, stream);
+    if (status >= 0) status = bench_route_finish(route, stream, 1);
+    *start_ns = tessi_now_ns();
+    return status;
+}
+
+double bench_seconds_since(int64_t start_ns)
+{
+    return (double)(tessi_now_ns() - start_ns) * 1e-9;
 }
 
 tess_status_t bench_time_batch(bench_session_t *session, bench_route_t *route,
                                bench_operation_t operation, void *context, int64_t count,
                                double *seconds)
 {
-    tess_status_t status = meet(session, route);
-    int64_t start_ns = tessi_now_ns();
+    int64_t start_ns;
+    tess_status_t status = bench_meet(route, session->stream, &start_ns);
     for (int64_t i = 0; status >= 0 && i < count; i++) status = operation(context, i);
     if (status < 0) return status;
     status = bench_route_finish(route, session->stream, count);
-    *seconds = (double)(tessi_now_ns() - start_ns) * 1e-9 / (double)count;
+    *seconds = bench_seconds_since(start_ns) / (double)count;
     return status;
 }
 
@@ -67,13 +73,14 @@ tess_status_t bench_time_each(bench_session_t *session, bench_route_t *route,
                               bench_operation_t operation, void *context, int64_t count,
                               double *seconds)
 {
-    tess_status_t status = meet(session, route);
+    int64_t start_ns;
+    tess_status_t status = bench_meet(route, session->stream, &start_ns);
     for (int64_t i = 0; status >= 0 && i < count; i++) {
-        int64_t start_ns = tessi_now_ns();
+        start_ns = tessi_now_ns();
         status = operation(context, i);
         if (status < 0) break;
         status = bench_route_finish(route, session->stream, 1);
-        seconds[i] = (double)(tessi_now_ns() - start_ns) * 1e-9;
+        seconds[i] = bench_seconds_since(start_ns);
     }
     return status;
 }

@@ -19,6 +19,10 @@ bench_statistics_t bench_statistics(double *values, int64_t count);
 /* The middle value, or the mean of the two middle ones; sorts values. count >= 1. */
 double bench_median(double *values, int64_t count);
 
+/* A barrier of all ranks behind what stream holds, waited for; then the clock. */
+tess_status_t bench_meet(bench_route_t *route, tess_stream_t *stream, int64_t *start_ns);
+double bench_seconds_since(int64_t start_ns);
+
 /* Queues operation number `iteration` on the session's stream. */
 typedef tess_status_t (*bench_operation_t)(void *context, int64_t iteration);
 

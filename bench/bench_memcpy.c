@@ -3,27 +3,33 @@
 #include "bench_memcpy.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include "bench_measure.h"
 #include "core/internal.h"
 
 #define WINDOW_NS 8000000 /* copies are repeated for this long, or once */
-#define WINDOWS 5         /* of which the median counts */
+#define CACHE_LEVELS_MAX 8
+#define CACHE_BYTES_UNKNOWN (INT64_C(32) << 20)
+#define WINDOWS 5 /* of which the median counts */
 #define ARENA_MIN_BYTES (INT64_C(64) << 20)
 #define ARENA_MAX_BYTES (INT64_C(256) << 20)
 
-/* Of one instance, which is what a core can use; sysconf may add up those of the whole machine. */
+/* The largest cache that a core can use, as the ucx transport reckons it too; sysconf may add up
+ * those of the whole machine. */
 static int64_t last_cache_bytes(void)
 {
-    char text[32] = "";
-    int64_t bytes;
-    FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
-    if (file) {
+    int64_t largest = 0;
+    for (int i = 0; i < CACHE_LEVELS_MAX; i++) {
+        char path[96], text[32] = "";
+        int64_t bytes;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", i);
+        FILE *file = fopen(path, "r");
+        if (!file) break;
         if (fscanf(file, "%31s", text) != 1) text[0] = '\0';
         fclose(file);
+        if (bench_read_bytes(text, &bytes) == TESS_OK && bytes > largest) largest = bytes;
     }
-    return bench_read_bytes(text, &bytes) == TESS_OK ? bytes : sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return largest > 0 ? largest : CACHE_BYTES_UNKNOWN;
 }
 
 tess_status_t bench_copy_open(int64_t bytes, bench_copy_arena_t *arena)
@@ -52,7 +58,7 @@ void bench_copy_close(bench_copy_arena_t *arena)
 
 static double copy_for_a_while(const bench_copy_arena_t *arena, bench_copy_walk_t walk)
 {
-    int64_t start_ns = tessi_now_ns(), now_ns = start_ns, copied = 0, offset = 0;
+    int64_t start_ns = tessi_now_ns(), now_ns, copied = 0, offset = 0;
     do {
         memcpy(arena->destination + offset, arena->source + offset, (size_t)walk.bytes);
         copied += walk.bytes;

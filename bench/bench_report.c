@@ -60,6 +60,10 @@ void bench_report_start(bench_sweep_t *sweep)
         bench_print(session,
                     "# memcpy at a size: copies of the bytes that a rank receives, all ranks at "
                     "once, GB/s each (one rank alone); %%: bus bandwidth of it\n");
+        if (session->options->collectives == BENCH_ALL_GATHER)
+            bench_print(session,
+                        "# out of place a rank also copies its own slice, which no bandwidth here "
+                        "counts\n");
     }
     bench_print(session, "#\n# %12s %12s %6s %6s %5s  %-35s  %-35s", "", "", "", "", "",
                 "           out-of-place", "             in-place");

@@ -8,14 +8,17 @@
 #include <tessera/comm.h>
 
 #include "bench_options.h"
+#include "bench_watch.h"
 #include "raw_nccl.h"
 
 typedef struct bench_route {
     char name[BENCH_NAME_BYTES]; /* "ucx", "raw-nccl" */
     char description[256];
     tess_device_t *device;
-    tess_comm_t *comm; /* NULL for raw NCCL */
-    raw_nccl_t *raw;   /* NULL for a communicator */
+    int size;            /* ranks */
+    tess_comm_t *comm;   /* NULL for raw NCCL */
+    raw_nccl_t *raw;     /* NULL for a communicator */
+    bench_watch_t watch; /* over raw NCCL, which has no deadlines of its own */
     int timeout_ms;
 } bench_route_t;
 
@@ -38,7 +41,8 @@ tess_status_t bench_route_queue(bench_route_t *route, bench_collective_t collect
 tess_status_t bench_route_barrier(bench_route_t *route, tess_stream_t *stream);
 
 /* Waits for at most `operations` queued operations. Where the communicator knows why they failed,
- * its sentence replaces the stream's. */
+ * its sentence replaces the stream's. Raw NCCL is aborted when it has not moved for the timeout, or
+ * when a rank is lost; queueing, which may have to wait as well, does the same. */
 tess_status_t bench_route_finish(bench_route_t *route, tess_stream_t *stream, int64_t operations);
 
 #endif

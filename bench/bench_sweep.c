@@ -46,28 +46,30 @@ static int64_t next_size(const bench_options_t *options, int64_t bytes)
     return (int64_t)ceil((double)bytes * options->step_factor);
 }
 
-/* Rounds every size to whole 16-byte slices, and says so. */
-static tess_status_t list_sizes(bench_sweep_t *sweep)
+tess_status_t bench_list_sizes(bench_session_t *session, int64_t **sizes, int *size_count)
 {
-    const bench_options_t *options = sweep->session->options;
-    int64_t unit = SLICE_BYTES * (int64_t)sweep->session->size, count = 0;
-    for (int64_t b = options->bytes_min; b <= options->bytes_max && count <= SIZES_MAX;
+    const bench_options_t *options = session->options;
+    int64_t unit = SLICE_BYTES * (int64_t)session->size, capacity = 0, *list;
+    int count = 0;
+    for (int64_t b = options->bytes_min; b <= options->bytes_max && capacity <= SIZES_MAX;
          b = next_size(options, b))
-        count++;
-    if (count > SIZES_MAX)
+        capacity++;
+    if (capacity > SIZES_MAX)
         return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "-b, -e and -i ask for more than %d sizes",
                           SIZES_MAX);
-    sweep->sizes = tessi_calloc((size_t)count, sizeof *sweep->sizes);
-    if (!sweep->sizes) return TESS_ERR_OUT_OF_MEMORY;
+    list = tessi_calloc((size_t)capacity, sizeof *list);
+    if (!list) return TESS_ERR_OUT_OF_MEMORY;
     for (int64_t b = options->bytes_min; b <= options->bytes_max; b = next_size(options, b)) {
         int64_t rounded = b < unit ? unit : b / unit * unit;
-        int repeated = sweep->size_count > 0 && sweep->sizes[sweep->size_count - 1] == rounded;
+        int repeated = count > 0 && list[count - 1] == rounded;
         if (rounded != b)
-            bench_print(sweep->session, "# size %lld becomes %lld: 16-byte slices on %d ranks%s\n",
-                        (long long)b, (long long)rounded, sweep->session->size,
+            bench_print(session, "# size %lld becomes %lld: 16-byte slices on %d ranks%s\n",
+                        (long long)b, (long long)rounded, session->size,
                         repeated ? ", measured once" : "");
-        if (!repeated) sweep->sizes[sweep->size_count++] = rounded;
+        if (!repeated) list[count++] = rounded;
     }
+    *sizes = list;
+    *size_count = count;
     return TESS_OK;
 }
 
@@ -128,7 +130,7 @@ static tess_status_t open_cases(bench_sweep_t *sweep)
 static tess_status_t open_sweep(bench_sweep_t *sweep)
 {
     bench_session_t *session = sweep->session;
-    tess_status_t status = list_sizes(sweep);
+    tess_status_t status = bench_list_sizes(session, &sweep->sizes, &sweep->size_count);
     if (status < 0) return status;
     status = bench_agree(session, open_cases(sweep));
     if (status < 0) return status;

@@ -60,6 +60,10 @@ typedef struct bench_sweep {
 /* The whole benchmark: header, table, footer, files. */
 tess_status_t bench_sweep_run(bench_session_t *session);
 
+/* The sizes that -b, -e, -i and -f ask for, ascending, rounded to whole 16-byte slices, which is
+ * printed. The caller frees. */
+tess_status_t bench_list_sizes(bench_session_t *session, int64_t **sizes, int *size_count);
+
 /* Queues one operation; the buffers shift with the iteration, so that small sizes do not always hit
  * the same lines of a cache. A bench_operation_t over a bench_case_t. */
 tess_status_t bench_case_queue(void *context, int64_t iteration);

@@ -9,8 +9,6 @@
 #include "bench_file.h"
 #include "core/internal.h"
 
-#define ROWS_MAX 4096
-
 /* --- set-up ---------------------------------------------------------------------------------- */
 
 static tess_status_t open_streams(overlap_t *overlap)
@@ -54,31 +52,24 @@ static void close_overlap(overlap_t *overlap)
     gemm_destroy(overlap->gemm);
     bench_route_close(&overlap->raw);
     tessi_free(overlap->rows);
+    tessi_free(overlap->sizes);
 }
 
 /* --- timing ---------------------------------------------------------------------------------- */
 
 enum { COMPUTE, COMMUNICATION, BOTH, KINDS };
 
-static tess_status_t start(overlap_t *overlap, int64_t *start_ns)
-{
-    tess_status_t status = bench_route_barrier(overlap->route, overlap->compute);
-    if (status >= 0) status = bench_route_finish(overlap->route, overlap->compute, 1);
-    *start_ns = tessi_now_ns();
-    return status;
-}
-
 static tess_status_t time_kind(overlap_t *overlap, overlap_mover_t mover, int kind, double *seconds)
 {
     TESSI_TRACE_SCOPE(TESS_TRACE_BENCH, "overlap_pass", overlap->bytes, kind);
     int64_t start_ns, products = overlap->session->options->gemm_count;
-    tess_status_t status = start(overlap, &start_ns);
+    tess_status_t status = bench_meet(overlap->route, overlap->compute, &start_ns);
     if (status >= 0 && kind != COMPUTE) status = overlap_case_queue(overlap, mover);
     for (int64_t g = 0; g < products && kind != COMMUNICATION && status >= 0; g++)
         status = gemm_queue(overlap->gemm, overlap->compute);
     if (status >= 0 && kind != COMPUTE) status = overlap_case_finish(overlap, mover);
     if (status >= 0) status = bench_route_finish(overlap->route, overlap->compute, products);
-    *seconds = (double)(tessi_now_ns() - start_ns) * 1e-9;
+    *seconds = bench_seconds_since(start_ns);
     return status;
 }
 
@@ -144,44 +135,26 @@ static tess_status_t run_case(overlap_t *overlap)
 
 /* --- sizes ----------------------------------------------------------------------------------- */
 
-static int64_t next_size(const bench_options_t *options, int64_t bytes)
-{
-    if (options->step_bytes != BENCH_UNSET) return bytes + options->step_bytes;
-    return (int64_t)ceil((double)bytes * options->step_factor);
-}
-
 static tess_status_t prepare_rows(overlap_t *overlap)
 {
-    const bench_options_t *options = overlap->session->options;
-    int count = 0;
-    for (int64_t b = options->bytes_min; b <= options->bytes_max && count <= ROWS_MAX / 4;
-         b = next_size(options, b))
-        count++;
-    if (count > ROWS_MAX / 4)
-        return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "-b, -e and -i ask for more than %d sizes",
-                          ROWS_MAX / 4);
-    overlap->row_capacity = count * 4; /* two collectives, two movers */
-    overlap->rows = tessi_calloc((size_t)overlap->row_capacity, sizeof *overlap->rows);
+    tess_status_t status =
+        bench_list_sizes(overlap->session, &overlap->sizes, &overlap->size_count);
+    if (status < 0) return status;
+    size_t capacity = (size_t)overlap->size_count * 2 * OVERLAP_MOVERS; /* two collectives */
+    overlap->rows = tessi_calloc(capacity, sizeof *overlap->rows);
     return overlap->rows ? TESS_OK : TESS_ERR_OUT_OF_MEMORY;
 }
 
 static tess_status_t run_sizes(overlap_t *overlap)
 {
-    bench_session_t *session = overlap->session;
-    const bench_options_t *options = session->options;
-    int64_t unit = 16 * (int64_t)session->size;
     tess_status_t status = TESS_OK;
-    for (int64_t b = options->bytes_min; b <= options->bytes_max && status >= 0;
-         b = next_size(options, b)) {
-        overlap->bytes = b < unit ? unit : b / unit * unit;
-        if (overlap->bytes != b)
-            bench_print(session, "# size %lld becomes %lld: 16-byte slices on %d ranks\n",
-                        (long long)b, (long long)overlap->bytes, session->size);
+    for (int s = 0; s < overlap->size_count && status >= 0; s++)
         for (int c = BENCH_ALL_GATHER; c <= BENCH_REDUCE_SCATTER && status >= 0; c <<= 1) {
+            overlap->bytes = overlap->sizes[s];
             overlap->collective = (bench_collective_t)c;
-            if (options->collectives & overlap->collective) status = run_case(overlap);
+            if (overlap->session->options->collectives & overlap->collective)
+                status = run_case(overlap);
         }
-    }
     return status;
 }
 
@@ -200,6 +173,7 @@ tess_status_t overlap_run(bench_session_t *session)
     status = bench_agree(session, status);
 close:
     bench_session_fail(session, status);
+    if (status < 0) bench_route_abort(&overlap.raw);
     close_overlap(&overlap);
     return status;
 }

@@ -5,7 +5,7 @@
 #ifndef TESSERA_BENCH_OVERLAP_H
 #define TESSERA_BENCH_OVERLAP_H
 
-#include "bench_measure.h"
+#include "bench_ring.h"
 #include "gemm.h"
 
 /* Who moves the bytes. */
@@ -28,19 +28,18 @@ typedef struct overlap {
     bench_route_t raw;    /* open on CUDA where NCCL is */
     int mover_count;
     gemm_t *gemm;
-    tess_stream_t *compute, *producer, *consumer, *raw_stream;
+    tess_stream_t *compute; /* the products */
+    tess_stream_t *producer, *consumer, *raw_stream;
 
     /* of the case that is measured */
     bench_collective_t collective;
     int64_t bytes;
-    tess_bucket_plan_t *plan;
-    tess_gatherer_t *gatherer;
-    tess_reducer_t *reducer;
-    void *shard;   /* (collective_count) slices, registered */
-    char *flat[2]; /* for raw NCCL, (bytes) each */
+    bench_ring_t ring; /* its shard: (collective_count) slices, registered */
 
-    overlap_row_t *rows; /* (row_capacity) */
-    int row_count, row_capacity;
+    int64_t *sizes; /* (size_count) */
+    int size_count;
+    overlap_row_t *rows; /* (size_count, collective, mover) */
+    int row_count;
 } overlap_t;
 
 /* The whole benchmark. */

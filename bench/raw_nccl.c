@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* NCCL's own calls on one communicator of the whole world.
  *
- * The communicator is a blocking one, as most programs have it. Only its creation can wait for a
- * peer for ever, so that runs on a thread which is left behind when the deadline passes; whoever
- * comes second, that thread or the caller, frees what they share.
+ * The communicator is a blocking one, as most programs have it. Only its creation and its first
+ * collectives, which connect the ranks, can wait for a peer for ever, so they run on a thread which
+ * is left behind when the deadline passes; whoever comes second, that thread or the caller, frees
+ * what they share.
  */
 #include "raw_nccl.h"
 
@@ -19,9 +20,13 @@
 #include "core/internal.h"
 
 #define BARRIER_FLOATS 4
+#define FIRST_FLOATS 256    /* of each rank, in the first collectives */
+#define CLOSE_WAIT_MS 10000 /* for the other ranks */
 
 struct raw_nccl {
+    tess_world_t *world;
     tess_device_t *device;
+    char key[64];
     ncclComm_t handle;
     void *scratch; /* (BARRIER_FLOATS) floats on the device */
     int aborted;
@@ -30,8 +35,9 @@ struct raw_nccl {
 typedef struct opening {
     ncclUniqueId id;
     int rank, size, device_index;
-    ncclComm_t handle;
+    ncclComm_t handle; /* NULL once the caller has it */
     ncclResult_t result;
+    const char *what;
     _Atomic int finished, owners;
 } opening_t;
 
@@ -48,16 +54,65 @@ static tess_status_t fail_nccl(ncclResult_t result, ncclComm_t handle, const cha
 
 static void opening_leave(opening_t *opening)
 {
-    if (atomic_fetch_sub(&opening->owners, 1) == 1) tessi_free(opening);
+    if (atomic_fetch_sub(&opening->owners, 1) > 1) return;
+    if (opening->handle) (void)ncclCommAbort(opening->handle);
+    tessi_free(opening);
+}
+
+/* When nobody waits for this thread any more it stops what it queued, so that no kernel is left
+ * spinning on the device. */
+static ncclResult_t finish_first(opening_t *opening, cudaStream_t stream)
+{
+    tessi_backoff_t backoff = TESSI_BACKOFF_START;
+    for (;;) {
+        cudaError_t error = cudaStreamQuery(stream);
+        if (error == cudaSuccess) return ncclSuccess;
+        if (error != cudaErrorNotReady) return ncclUnhandledCudaError;
+        (void)cudaGetLastError();
+        if (atomic_load(&opening->owners) == 1) {
+            (void)ncclCommAbort(opening->handle);
+            opening->handle = NULL;
+            return ncclInternalError;
+        }
+        tessi_backoff_pause(&backoff);
+    }
+}
+
+static ncclResult_t run_first(opening_t *opening)
+{
+    float *whole = NULL;
+    cudaStream_t stream = NULL;
+    ncclComm_t handle = opening->handle;
+    size_t bytes = FIRST_FLOATS * sizeof *whole * (size_t)opening->size;
+    ncclResult_t result = ncclUnhandledCudaError;
+    if (cudaMalloc((void **)&whole, bytes) != cudaSuccess) return result;
+    if (cudaMemset(whole, 0, bytes) != cudaSuccess) goto free_whole;
+    if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) goto free_whole;
+    float *own = whole + (size_t)opening->rank * FIRST_FLOATS;
+    result = ncclAllGather(own, whole, FIRST_FLOATS, ncclFloat, handle, stream);
+    if (result == ncclSuccess)
+        result = ncclReduceScatter(whole, own, FIRST_FLOATS, ncclFloat, ncclSum, handle, stream);
+    if (result == ncclSuccess)
+        result = ncclAllReduce(whole, whole, BARRIER_FLOATS, ncclFloat, ncclSum, handle, stream);
+    if (result == ncclSuccess) result = finish_first(opening, stream);
+    (void)cudaStreamDestroy(stream);
+free_whole:
+    (void)cudaFree(whole);
+    return result;
 }
 
 static void *open_thread(void *argument)
 {
     opening_t *opening = argument;
+    opening->what = "ncclCommInitRank";
     opening->result = ncclUnhandledCudaError;
     if (cudaSetDevice(opening->device_index) == cudaSuccess)
         opening->result =
             ncclCommInitRank(&opening->handle, opening->size, opening->id, opening->rank);
+    if (opening->result == ncclSuccess) {
+        opening->what = "the first collectives";
+        opening->result = run_first(opening);
+    }
     atomic_store(&opening->finished, 1);
     opening_leave(opening);
     return NULL;
@@ -75,9 +130,9 @@ static tess_status_t wait_for_opening(tess_world_t *world, opening_t *opening, i
                               opening->size, timeout_ms);
         tessi_backoff_pause(&backoff);
     }
-    if (opening->result != ncclSuccess)
-        return fail_nccl(opening->result, opening->handle, "ncclCommInitRank");
-    return TESS_OK;
+    if (opening->result == ncclSuccess) return TESS_OK;
+    tess_status_t status = tess_world_status(world); /* a lost rank explains more */
+    return status < 0 ? status : fail_nccl(opening->result, opening->handle, opening->what);
 }
 
 static tess_status_t connect_ranks(tess_world_t *world, opening_t *opening, int timeout_ms,
@@ -92,7 +147,23 @@ static tess_status_t connect_ranks(tess_world_t *world, opening_t *opening, int 
     }
     pthread_detach(thread);
     tess_status_t status = wait_for_opening(world, opening, timeout_ms);
-    if (status == TESS_OK) *handle = opening->handle;
+    if (status < 0) return status;
+    *handle = opening->handle;
+    opening->handle = NULL;
+    return TESS_OK;
+}
+
+/* (size, bytes) into `all`. */
+static tess_status_t exchange(tess_world_t *world, const char *key, const void *mine, int64_t bytes,
+                              void *all, int timeout_ms)
+{
+    int size = tess_world_size(world);
+    int *ranks = tessi_calloc((size_t)size, sizeof *ranks);
+    if (!ranks) return TESS_ERR_OUT_OF_MEMORY;
+    for (int r = 0; r < size; r++) ranks[r] = r;
+    tessi_group_t group = {.ranks = ranks, .count = size};
+    tess_status_t status = tessi_world_exchange(world, group, key, mine, bytes, all, timeout_ms);
+    tessi_free(ranks);
     return status;
 }
 
@@ -100,25 +171,15 @@ static tess_status_t connect_ranks(tess_world_t *world, opening_t *opening, int 
 static tess_status_t share_id(tess_world_t *world, const char *key, int timeout_ms,
                               ncclUniqueId *id)
 {
-    int size = tess_world_size(world), rank = tess_world_rank(world);
-    tess_status_t status;
     ncclUniqueId mine;
     memset(&mine, 0, sizeof mine);
-    ncclResult_t result = rank == 0 ? ncclGetUniqueId(&mine) : ncclSuccess;
+    ncclResult_t result = tess_world_rank(world) == 0 ? ncclGetUniqueId(&mine) : ncclSuccess;
     if (result != ncclSuccess) return fail_nccl(result, NULL, "ncclGetUniqueId");
-
-    int *ranks = tessi_calloc((size_t)size, sizeof *ranks);
-    ncclUniqueId *all = tessi_calloc((size_t)size, sizeof *all);
-    status = TESS_ERR_OUT_OF_MEMORY;
-    if (!ranks || !all) goto free_both;
-    for (int r = 0; r < size; r++) ranks[r] = r;
-    tessi_group_t group = {.ranks = ranks, .count = size};
-    TESS_TRY(tessi_world_exchange(world, group, key, &mine, sizeof mine, all, timeout_ms),
-             free_both);
-    *id = all[0];
-free_both:
+    ncclUniqueId *all = tessi_calloc((size_t)tess_world_size(world), sizeof *all);
+    if (!all) return TESS_ERR_OUT_OF_MEMORY;
+    tess_status_t status = exchange(world, key, &mine, sizeof mine, all, timeout_ms);
+    if (status >= 0) *id = all[0];
     tessi_free(all);
-    tessi_free(ranks);
     return status;
 }
 
@@ -134,7 +195,9 @@ tess_status_t raw_nccl_open(tess_world_t *world, tess_device_t *device, const ch
     status = TESS_ERR_OUT_OF_MEMORY;
     raw_nccl_t *raw = tessi_calloc(1, sizeof *raw);
     if (!raw) goto done;
+    raw->world = world;
     raw->device = device;
+    snprintf(raw->key, sizeof raw->key, "%.50s close", key);
     TESS_TRY(tess_memory_allocate(device, TESS_MEMORY_DEVICE, BARRIER_FLOATS * sizeof(float),
                                   &raw->scratch),
              free_raw);
@@ -168,10 +231,16 @@ void raw_nccl_abort(raw_nccl_t *raw)
     (void)ncclCommAbort(raw->handle);
 }
 
+/* A peer's kernel may still acknowledge what it read here after our own operations ended; so all
+ * ranks meet first. ncclCommDestroy would wait for them without a deadline. */
 void raw_nccl_close(raw_nccl_t *raw)
 {
     if (!raw) return;
-    if (!raw->aborted) (void)ncclCommDestroy(raw->handle);
+    char *all = raw->aborted ? NULL : tessi_calloc((size_t)tess_world_size(raw->world), 1);
+    if (all && exchange(raw->world, raw->key, "", 1, all, CLOSE_WAIT_MS) < 0)
+        tessi_log(TESSI_LOG_INFO, "closing raw NCCL without the others: %s", tess_last_error());
+    tessi_free(all);
+    raw_nccl_abort(raw);
     tess_memory_free(raw->device, TESS_MEMORY_DEVICE, raw->scratch);
     tessi_free(raw);
 }

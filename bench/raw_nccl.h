@@ -2,7 +2,7 @@
 /* NCCL called as any program calls it, so that what Tessera adds can be measured in the same run.
  *
  * No sequence numbers, no watchdog, no events: a collective is one NCCL call on the stream's
- * cudaStream_t. Deadlines come from whoever synchronizes the stream, and then aborts.
+ * cudaStream_t. Deadlines come from bench_route.c, which watches the stream and aborts.
  */
 #ifndef TESSERA_BENCH_RAW_NCCL_H
 #define TESSERA_BENCH_RAW_NCCL_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The course of a tuning run: rounds over all bucket sizes until two rounds in a row recommend the
- * same one, or the time is used up. Rank 0 decides; every rank follows.
+/* The course of a tuning run: rounds over all bucket sizes until one leaves the recommendation as
+ * it was, or the time is used up. Rank 0's clock decides; every rank follows.
  */
 #include "tune.h"
 
@@ -33,8 +33,7 @@ static tess_status_t open_model(tune_t *tune)
     status = tune_model_create(session->options, (int64_t)-negative, &tune->model);
     if (status < 0) return status;
     status = tune_list_rows(tune);
-    for (int r = 0; r < tune->row_count && status >= 0; r++) status = tune_describe_row(tune, r);
-    return status;
+    return status < 0 ? status : tune_describe_rows(tune);
 }
 
 /* The product for N*K parameters. --tokens N is such a product with a square of the model's width,
@@ -119,43 +118,54 @@ static void add_sample(const tune_t *tune, tune_samples_t *samples, double secon
 }
 
 /* The kinds of pass that one row's turn consists of. */
-enum { COMMUNICATION, RAW, COMPUTE, BOTH, KINDS };
+enum { COMMUNICATION, RAW, RAW_OUT, COMPUTE, BOTH, KINDS };
 
-static tess_status_t visit_once(tune_t *tune, tune_stage_t *stage, double *seconds)
+/* Gathering, raw NCCL has two places for what it sends. */
+static int has_raw_out(const tune_t *tune)
+{
+    return tune->raw.raw && tune->collective == BENCH_ALL_GATHER;
+}
+
+static tess_status_t visit_once(tune_t *tune, bench_ring_t *stage, double *seconds)
 {
     tess_status_t status = tune_pass_buckets(tune, stage, 0, &seconds[COMMUNICATION]);
-    if (status >= 0 && tune->raw.raw) status = tune_pass_raw(tune, stage, &seconds[RAW]);
+    if (status >= 0 && tune->raw.raw)
+        status = tune_pass_raw(tune, stage, BENCH_IN_PLACE, &seconds[RAW]);
+    if (status >= 0 && has_raw_out(tune))
+        status = tune_pass_raw(tune, stage, BENCH_OUT_OF_PLACE, &seconds[RAW_OUT]);
     if (status >= 0 && tune->gemm) status = tune_pass_compute(tune, &seconds[COMPUTE]);
     if (status >= 0 && tune->gemm) status = tune_pass_buckets(tune, stage, 1, &seconds[BOTH]);
     return status;
 }
 
-static tess_status_t visit_stage(tune_t *tune, tune_row_t *row, tune_stage_t *stage)
+static tess_status_t visit_stage(tune_t *tune, tune_row_t *row, bench_ring_t *stage)
 {
     double seconds[TUNE_VISITS + 1][KINDS] = {{0}};
+    int visits = tune->late ? 1 : TUNE_VISITS;
     tess_status_t status = TESS_OK;
-    for (int v = 0; v <= TUNE_VISITS && status >= 0; v++) /* the first one only warms up */
+    for (int v = 0; v <= visits && status >= 0; v++) /* the first one only warms up */
         status = visit_once(tune, stage, seconds[v]);
     if (status >= 0)
-        status = bench_largest(tune->session, &seconds[0][0], (int64_t)(TUNE_VISITS + 1) * KINDS);
+        status = bench_largest(tune->session, &seconds[0][0], (int64_t)(visits + 1) * KINDS);
     if (status < 0) return status;
-    for (int v = 1; v <= TUNE_VISITS; v++) {
+    for (int v = 1; v <= visits; v++) {
         add_sample(tune, &row->communication, seconds[v][COMMUNICATION]);
         if (tune->gemm) add_sample(tune, &row->computing, seconds[v][COMPUTE]);
         if (tune->gemm) add_sample(tune, &row->both, seconds[v][BOTH]);
         if (tune->raw.raw) add_sample(tune, &row->raw, seconds[v][RAW]);
+        if (has_raw_out(tune)) add_sample(tune, &row->raw_out, seconds[v][RAW_OUT]);
     }
     return TESS_OK;
 }
 
 static tess_status_t visit_row(tune_t *tune, tune_row_t *row)
 {
-    tune_stage_t stage;
+    bench_ring_t stage;
     tess_status_t status = tune_stage_open(tune, row, &stage);
     if (status >= 0 && !row->too_large) status = visit_stage(tune, row, &stage);
     bench_session_fail(tune->session, status); /* before the memory that it uses goes */
     if (status < 0) bench_route_abort(&tune->raw);
-    tune_stage_close(tune, &stage);
+    bench_ring_close(&stage);
     return status;
 }
 
@@ -164,9 +174,10 @@ const tune_samples_t *tune_total(const tune_t *tune, const tune_row_t *row)
     return tune->gemm ? &row->both : &row->communication;
 }
 
-static int is_measured(const tune_row_t *row)
+int tune_is_measured(const tune_row_t *row)
 {
-    return !row->too_large && !row->same_as_previous && row->communication.count > 0;
+    return !row->too_small && !row->too_large && !row->same_as_previous &&
+           row->communication.count > 0;
 }
 
 static double exposed_seconds(const tune_t *tune, const tune_row_t *row)
@@ -201,7 +212,7 @@ static void evaluate(tune_t *tune)
     evaluate_compute(tune);
     for (int r = 0; r < tune->row_count; r++) {
         tune_row_t *row = &tune->rows[r];
-        if (!is_measured(row)) continue;
+        if (!tune_is_measured(row)) continue;
         row->busbw =
             bench_busbw(bench_algbw(payload_bytes, row->communication.median), tune->session->size);
         row->exposed_s = exposed_seconds(tune, row);
@@ -210,48 +221,63 @@ static void evaluate(tune_t *tune)
             tune->best = r;
     }
     for (int r = 0; r < tune->row_count && tune->best >= 0 && tune->recommended < 0; r++)
-        if (is_measured(&tune->rows[r]) &&
+        if (tune_is_measured(&tune->rows[r]) &&
             tune_total(tune, &tune->rows[r])->median <=
                 TUNE_TOLERANCE * tune_total(tune, &tune->rows[tune->best])->median)
             tune->recommended = r;
     tune->stable = tune->round_count > 1 && previous == tune->recommended;
 }
 
+/* Rank 0's clock, known to all ranks. */
+static tess_status_t read_clock(tune_t *tune)
+{
+    int64_t used_ns = tessi_now_ns() - tune->start_ns;
+    tess_status_t status = bench_from_root(tune->session, &used_ns);
+    if (status < 0) return status;
+    tune->seconds_used = (double)used_ns * 1e-9;
+    tune->late = tune->seconds_used > tune->session->options->budget_s;
+    return TESS_OK;
+}
+
+/* The first round sees every row, in fewer passes once the budget is used; later ones end there. */
 static tess_status_t run_round(tune_t *tune)
 {
     char text[32];
     tess_status_t status = TESS_OK;
     for (int r = 0; r < tune->row_count && status >= 0; r++) {
         tune_row_t *row = &tune->rows[r];
-        if (row->same_as_previous || row->too_large) continue;
+        if (row->too_small || row->same_as_previous || row->too_large) continue;
+        if (tune->late && tune->round_count > 0) {
+            tune->cut_short = 1;
+            return TESS_OK;
+        }
         bench_progress(tune->session, "round %d, bucket %s (%d of %d), %.0f of at most %.0f s",
                        tune->round_count + 1,
                        bench_bytes_text(row->bucket_bytes, text, sizeof text), r + 1,
                        tune->row_count, tune->seconds_used, tune->session->options->budget_s);
         status = visit_row(tune, row);
+        if (status >= 0) status = read_clock(tune);
     }
     return status;
 }
 
 static tess_status_t run_rounds(tune_t *tune)
 {
-    int64_t start_ns = tessi_now_ns(), again = 1;
+    int again = 1;
+    tune->start_ns = tessi_now_ns();
     while (again) {
         double before_s = tune->seconds_used;
         tess_status_t status = run_round(tune);
         if (status < 0) return status;
-        tune->round_count++;
+        if (!tune->cut_short) tune->round_count++;
         evaluate(tune);
         if (tune->recommended < 0)
             return tessi_fail(TESS_ERR_OUT_OF_MEMORY,
                               "no bucket size fits into memory; give a smaller -b");
-        tune->seconds_used = (double)(tessi_now_ns() - start_ns) * 1e-9;
-        double round_s = tune->seconds_used - before_s;
-        int in_time = tune->seconds_used + round_s <= tune->session->options->budget_s;
-        again = in_time && tune->round_count < TUNE_ROUNDS_MAX &&
-                (tune->round_count < ROUNDS_MIN || !tune->stable);
-        status = bench_from_root(tune->session, &again);
-        if (status < 0) return status;
+        double next_s = 2 * tune->seconds_used - before_s; /* if another round took as long */
+        int settled = tune->stable && tune->round_count >= ROUNDS_MIN;
+        tune->ended_early = !settled && (tune->late || next_s > tune->session->options->budget_s);
+        again = !settled && !tune->ended_early && tune->round_count < TUNE_ROUNDS_MAX;
     }
     return TESS_OK;
 }
@@ -277,6 +303,7 @@ tess_status_t tune_run(bench_session_t *session)
     status = bench_agree(session, status);
 close:
     bench_session_fail(session, status);
+    if (status < 0) bench_route_abort(&tune->raw);
     close_tune(tune);
     return status;
 }

@@ -8,7 +8,7 @@
 #ifndef TESSERA_BENCH_TUNE_H
 #define TESSERA_BENCH_TUNE_H
 
-#include "bench_measure.h"
+#include "bench_ring.h"
 #include "gemm.h"
 
 #define TUNE_ROUNDS_MAX 50
@@ -27,10 +27,11 @@ typedef struct tune_samples {
 typedef struct tune_row {
     int64_t bucket_bytes;
     int64_t bucket_count, largest_bytes, ring_bytes; /* as the plan made it */
-    uint64_t plan_hash;
-    int same_as_previous; /* the plan is that of the row before: not measured again */
+    int too_small;        /* a tensor of the list is larger: not measured */
+    int same_as_previous; /* the layout is that of a smaller row: not measured again */
     int too_large;        /* its buffers do not fit */
-    tune_samples_t communication, computing, both, raw;
+    tune_samples_t communication, computing, both;
+    tune_samples_t raw, raw_out; /* NCCL's own calls; raw_out: gathering out of place */
     double busbw;     /* of communication alone, padding included in what is sent but not counted */
     double exposed_s; /* median of both - compute, from passes that follow one another */
 } tune_row_t;
@@ -60,15 +61,20 @@ typedef struct tune {
     gemm_t *gemm;         /* NULL: communication alone */
     int64_t gemm_params;  /* parameters that one round of products stands for */
     int64_t gemm_repeats; /* products for them: 1 forward, 2 backward */
+    int64_t queued;       /* groups of products, in this pass */
 
     tune_row_t rows[TUNE_ROWS_MAX];
     int row_count;
     double computing_s, computing_min_s; /* compute alone, over all rows */
-    int round_count;
-    int stable;          /* the last two rounds agreed */
-    int recommended;     /* index of a row; -1 before the first round */
-    int best;            /* row with the smallest time */
-    double seconds_used; /* of the budget */
+    int round_count;                     /* complete ones */
+    int stable;                          /* the last round left the recommendation as it was */
+    int late;                            /* the budget is used */
+    int ended_early;                     /* by the budget */
+    int cut_short;                       /* and that in the middle of a round */
+    int recommended;                     /* index of a row; -1 before the first round */
+    int best;                            /* row with the smallest time */
+    double seconds_used;                 /* of the budget; rank 0's decides */
+    int64_t start_ns;
 } tune_t;
 
 /* The whole of --tune. */
@@ -76,6 +82,9 @@ tess_status_t tune_run(bench_session_t *session);
 
 /* The row's time that counts: beside compute where there is some. */
 const tune_samples_t *tune_total(const tune_t *tune, const tune_row_t *row);
+
+/* Neither skipped nor without memory. */
+int tune_is_measured(const tune_row_t *row);
 
 /* --- the model (tune_model.c) ---------------------------------------------------------------- */
 
@@ -88,26 +97,19 @@ tess_status_t tune_list_rows(tune_t *tune);
 
 /* --- one bucket size at a time (tune_stage.c) ------------------------------------------------ */
 
-typedef struct tune_stage {
-    tess_bucket_plan_t *plan;
-    tess_gatherer_t *gatherer; /* or */
-    tess_reducer_t *reducer;
-    char *flat[2]; /* for raw NCCL, of the largest bucket */
-} tune_stage_t;
+/* What every row's plan looks like, and which rows are worth measuring. */
+tess_status_t tune_describe_rows(tune_t *tune);
 
 /* Collective. row->too_large where memory does not suffice on some rank; the stage is then empty.
- */
-tess_status_t tune_stage_open(tune_t *tune, tune_row_t *row, tune_stage_t *stage);
-void tune_stage_close(tune_t *tune, tune_stage_t *stage);
-
-/* What a row's plan looks like, and whether it is that of the row before. */
-tess_status_t tune_describe_row(tune_t *tune, int row);
+ * On failure, and always in the end, bench_ring_close. */
+tess_status_t tune_stage_open(tune_t *tune, tune_row_t *row, bench_ring_t *stage);
 
 /* Passes over the sample; seconds on this rank. */
-tess_status_t tune_pass_buckets(tune_t *tune, tune_stage_t *stage, int with_compute,
+tess_status_t tune_pass_buckets(tune_t *tune, bench_ring_t *stage, int with_compute,
                                 double *seconds);
 tess_status_t tune_pass_compute(tune_t *tune, double *seconds);
-tess_status_t tune_pass_raw(tune_t *tune, tune_stage_t *stage, double *seconds);
+tess_status_t tune_pass_raw(tune_t *tune, bench_ring_t *stage, bench_place_t place,
+                            double *seconds);
 
 /* --- results (tune_report.c, tune_json.c) ---------------------------------------------------- */
 

@@ -22,11 +22,11 @@ static json_t *row_json(const tune_t *tune, int index)
     const tune_row_t *row = &tune->rows[index];
     int64_t element_bytes = tess_dtype_bytes(tune->session->options->dtype);
     json_t *object = json_pack(
-        "{s:I, s:I, s:I, s:I, s:b, s:b, s:b}", "bucket_bytes", (json_int_t)row->bucket_bytes,
+        "{s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b}", "bucket_bytes", (json_int_t)row->bucket_bytes,
         "bucket_elements", (json_int_t)(row->bucket_bytes / element_bytes), "buckets",
         (json_int_t)row->bucket_count, "largest_bytes", (json_int_t)row->largest_bytes,
-        "recommended", index == tune->recommended, "same_as_previous", row->same_as_previous,
-        "too_large", row->too_large);
+        "recommended", index == tune->recommended, "too_small", row->too_small, "same_as_previous",
+        row->same_as_previous, "too_large", row->too_large);
     if (row->communication.count == 0) return object;
     json_object_set_new(object, "memory_bytes", json_integer(row->ring_bytes));
     json_object_set_new(object, "communication", samples_json(tune, &row->communication));
@@ -41,6 +41,8 @@ static json_t *row_json(const tune_t *tune, int index)
         json_object_set_new(object, "time_over_raw",
                             json_real(row->communication.median / row->raw.median));
     }
+    if (row->raw_out.count > 0)
+        json_object_set_new(object, "raw_nccl_out_of_place", samples_json(tune, &row->raw_out));
     return object;
 }
 
@@ -72,6 +74,7 @@ static json_t *document_json(tune_t *tune)
     json_object_set_new(document, "config", config_json(tune));
     json_object_set_new(document, "rounds", json_integer(tune->round_count));
     json_object_set_new(document, "stable", json_boolean(tune->stable));
+    json_object_set_new(document, "ended_early", json_boolean(tune->ended_early));
     if (tune->gemm)
         json_object_set_new(
             document, "compute",
@@ -89,9 +92,10 @@ static json_t *document_json(tune_t *tune)
 static void print_csv(const tune_t *tune, FILE *file)
 {
     int64_t element_bytes = tess_dtype_bytes(tune->session->options->dtype);
-    fputs("bucket_bytes,bucket_elements,buckets,largest_bytes,memory_bytes,comm_s,comm_min_s,"
-          "busbw_gbps,compute_s,both_s,both_min_s,exposed_s,raw_nccl_s,recommended\n",
-          file);
+    fputs(
+        "bucket_bytes,bucket_elements,buckets,largest_bytes,memory_bytes,comm_s,comm_min_s,"
+        "busbw_gbps,compute_s,both_s,both_min_s,exposed_s,raw_nccl_s,raw_nccl_oop_s,recommended\n",
+        file);
     for (int r = 0; r < tune->row_count; r++) {
         const tune_row_t *row = &tune->rows[r];
         if (row->communication.count == 0) continue;
@@ -104,6 +108,8 @@ static void print_csv(const tune_t *tune, FILE *file)
                     row->both.min, row->exposed_s);
         else fputs(",,,,", file);
         if (tune->raw.raw) fprintf(file, "%.9f", row->raw.median);
+        fputc(',', file);
+        if (row->raw_out.count > 0) fprintf(file, "%.9f", row->raw_out.median);
         fprintf(file, ",%d\n", r == tune->recommended);
     }
 }

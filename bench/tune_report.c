@@ -60,14 +60,17 @@ void tune_report_start(tune_t *tune)
 static void print_heading(tune_t *tune)
 {
     bench_session_t *session = tune->session;
+    int raw = tune->raw.raw != NULL, out = raw && tune->collective == BENCH_ALL_GATHER;
     bench_print(session, "#\n#   %12s %12s %8s %8s %8s  %9s %9s %7s", "bucket", "bucket", "buckets",
                 "largest", "memory", "comm", "comm min", "busbw");
     if (tune->gemm) bench_print(session, "  %9s %9s %9s", "both", "both min", "exposed");
-    if (tune->raw.raw) bench_print(session, "  %9s %7s", "raw nccl", "of raw");
+    if (raw) bench_print(session, "  %9s %7s", "raw nccl", "of raw");
+    if (out) bench_print(session, " %9s", "raw oop");
     bench_print(session, "\n#   %12s %12s %8s %8s %8s  %9s %9s %7s", "(bytes)", "(elements)", "",
                 "(MiB)", "(MiB)", "(ms)", "(ms)", "(GB/s)");
     if (tune->gemm) bench_print(session, "  %9s %9s %9s", "(ms)", "(ms)", "(ms)");
-    if (tune->raw.raw) bench_print(session, "  %9s %7s", "(ms)", "");
+    if (raw) bench_print(session, "  %9s %7s", "(ms)", "");
+    if (out) bench_print(session, " %9s", "(ms)");
     bench_print(session, "\n");
 }
 
@@ -78,10 +81,12 @@ static void print_row(tune_t *tune, int index)
     const char *mark = index == tune->recommended ? "*" : index == tune->best ? "<" : " ";
     bench_print(session, "  %s %12lld %12lld", mark, (long long)row->bucket_bytes,
                 (long long)(row->bucket_bytes / tess_dtype_bytes(session->options->dtype)));
-    if (row->same_as_previous || row->too_large) {
+    if (!tune_is_measured(row)) {
         bench_print(session, " %8lld %8.1f  %s\n", (long long)row->bucket_count,
                     (double)row->largest_bytes / 0x1p20,
-                    row->too_large ? "too little memory" : "same buckets as above");
+                    row->too_small   ? "not measured: smaller than a tensor of the list"
+                    : row->too_large ? "too little memory"
+                                     : "same buckets as above");
         return;
     }
     bench_print(session, " %8lld %8.1f %8.1f  %9.3f %9.3f %7.2f", (long long)row->bucket_count,
@@ -93,7 +98,37 @@ static void print_row(tune_t *tune, int index)
     if (tune->raw.raw)
         bench_print(session, "  %9.3f %7.4f", row->raw.median * 1e3,
                     row->communication.median / row->raw.median);
+    if (row->raw_out.count > 0) bench_print(session, " %9.3f", row->raw_out.median * 1e3);
     bench_print(session, "\n");
+}
+
+/* The rows have alike many, except where the budget ended a round. */
+static int fewest_passes(const tune_t *tune)
+{
+    int fewest = TUNE_SAMPLES_MAX;
+    for (int r = 0; r < tune->row_count; r++) {
+        int count = tune->rows[r].communication.count;
+        if (tune_is_measured(&tune->rows[r]) && count < fewest) fewest = count;
+    }
+    return fewest;
+}
+
+static void print_course(tune_t *tune)
+{
+    bench_session_t *session = tune->session;
+    bench_print(session, "# %d round%s%s, %.1f s, medians of %d or more passes; ",
+                tune->round_count, tune->round_count > 1 ? "s" : "",
+                tune->cut_short ? " and a part" : "", tune->seconds_used, fewest_passes(tune));
+    if (tune->ended_early)
+        bench_print(session, "ended early by --budget %g", session->options->budget_s);
+    else if (!tune->stable) bench_print(session, "ended after the largest number of rounds");
+    if (tune->stable)
+        bench_print(session, "%sthe last round left the recommendation as it was\n",
+                    tune->ended_early ? "; " : "");
+    else
+        bench_print(session, "; %s: raise --budget\n",
+                    tune->round_count > 1 ? "the last round changed the recommendation"
+                                          : "nothing was repeated");
 }
 
 static void print_table(tune_t *tune)
@@ -104,14 +139,11 @@ static void print_table(tune_t *tune)
     if (tune->gemm)
         bench_print(session, "# compute alone: %.3f ms (min %.3f)\n", tune->computing_s * 1e3,
                     tune->computing_min_s * 1e3);
-    const char *verdict = tune->round_count == 1 ? "which is one round: raise --budget"
-                          : tune->stable         ? "the last two rounds agree"
-                                                 : "the last two rounds differ: raise --budget";
     bench_print(session,
-                "# * recommended: the smallest bucket within 2 %% of the best (<) by %s; medians "
-                "of %d passes in %d rounds, %.1f s, %s\n",
-                tune->gemm ? "both" : "comm", tune->rows[tune->recommended].communication.count,
-                tune->round_count, tune->seconds_used, verdict);
+                "# * recommended: the smallest bucket within 2 %% of the best (<) by %s, by the "
+                "medians of all rounds\n",
+                tune->gemm ? "both" : "comm");
+    print_course(tune);
 }
 
 /* --- plots ----------------------------------------------------------------------------------- */
@@ -122,7 +154,7 @@ static tess_status_t draw(tune_t *tune)
     int count = 0;
     for (int r = 0; r < tune->row_count; r++) {
         const tune_row_t *row = &tune->rows[r];
-        if (row->same_as_previous || row->too_large) continue;
+        if (!tune_is_measured(row)) continue;
         sizes[count] = (double)row->bucket_bytes;
         comm[count] = row->communication.median * 1e3;
         both[count] = row->both.median * 1e3;
@@ -189,10 +221,10 @@ static void print_recommendation(tune_t *tune)
         bench_print(session, "#   reduce_bucket_size: gradients reduced at once, at every stage\n"
                              "#   allgather_bucket_size and stage3_prefetch_bucket_size come from "
                              "bench_allgather --tune\n");
+    bench_print(session, "%s\n", tune_fragment(tune, fragment, sizeof fragment));
     bench_print(session, "recommended bucket: %lld bytes (%lld elements)\n",
                 (long long)tune->rows[tune->recommended].bucket_bytes,
                 (long long)recommended_elements(tune));
-    bench_print(session, "%s\n", tune_fragment(tune, fragment, sizeof fragment));
 }
 
 tess_status_t tune_report_end(tune_t *tune)

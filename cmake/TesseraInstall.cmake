@@ -61,6 +61,7 @@ endfunction()
 
 cmake_path(SET pc_folder NORMALIZE "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig")
 file(RELATIVE_PATH TESSERA_PC_PREFIX "${pc_folder}" "${CMAKE_INSTALL_PREFIX}")
+string(REGEX REPLACE "/$" "" TESSERA_PC_PREFIX "${TESSERA_PC_PREFIX}")
 foreach(module ${modules})
   get_property(needs GLOBAL PROPERTY TESSERA_MODULE_LIBRARIES_${module})
   get_property(private GLOBAL PROPERTY TESSERA_MODULE_PRIVATE_${module})

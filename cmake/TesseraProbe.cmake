@@ -39,7 +39,8 @@ endfunction()
 
 # tessera_dependency(UCX INCLUDES … LIBRARIES …): the target that our code links, and what the
 # installed package needs to know about it. A shared library outside of the system's folders adds to
-# the run path; CMake alone would leave out those in the CUDA toolkit, which it takes for the system.
+# the run path, what is found later ahead of what is found earlier; CMake alone would leave out those
+# in the CUDA toolkit, which it takes for the system.
 function(tessera_dependency name)
   cmake_parse_arguments(arg "" "" "INCLUDES;LIBRARIES" ${ARGN})
   string(TOLOWER ${name} lower)
@@ -51,7 +52,8 @@ function(tessera_dependency name)
     if(IS_ABSOLUTE "${library}" AND library MATCHES "\\.so")
       cmake_path(GET library PARENT_PATH folder)
       if(NOT folder IN_LIST CMAKE_C_IMPLICIT_LINK_DIRECTORIES)
-        set_property(GLOBAL APPEND PROPERTY TESSERA_RUN_PATH "${folder}")
+        get_property(run_path GLOBAL PROPERTY TESSERA_RUN_PATH)
+        set_property(GLOBAL PROPERTY TESSERA_RUN_PATH "${folder}" ${run_path})
       endif()
     endif()
   endforeach()
@@ -67,7 +69,7 @@ macro(tessera_not name why)
   endif()
 endmacro()
 
-# tessera_find(UCX PACKAGES "ucx>=1.11" HEADER ucp/api/ucp.h LIBRARIES ucp ucs MISSING "why")
+# tessera_find(UCX PACKAGES "ucx>=1.12" HEADER ucp/api/ucp.h LIBRARIES ucp ucs MISSING "why")
 # Looks in <NAME>_ROOT when that is set, and then nowhere else; else asks pkg-config, package by
 # package; else searches the system. Sets TESSERA_HAVE_<NAME> and friends in the caller.
 function(tessera_find name)

@@ -62,7 +62,7 @@ look() {
     have pkg-config || need pkg-config
     have_library jansson 2.10 "${JANSSON_ROOT:-}" || need libjansson-dev
     have_library cmocka 1.1.5 "${CMOCKA_ROOT:-}" || need libcmocka-dev
-    have_library ucx 1.11 "${UCX_ROOT:-}" || need libucx-dev
+    have_library ucx 1.12 "${UCX_ROOT:-}" || need libucx-dev
     have ninja || want ninja-build
     have_library openblas 0.3 "${BLAS_ROOT:-}" || want libopenblas-dev
     have gnuplot || want gnuplot-nox

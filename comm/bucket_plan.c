@@ -37,17 +37,15 @@ struct tess_bucket_plan {
 
 static uint64_t hash_number(uint64_t hash, uint64_t number)
 {
-    /* FNV-1a, the low byte first on every machine. */
-    for (int byte = 0; byte < 8; byte++) {
-        hash ^= (number >> (8 * byte)) & 0xff;
-        hash *= 0x100000001b3u;
-    }
-    return hash;
+    /* The low byte first on every machine. */
+    unsigned char bytes[8];
+    for (int byte = 0; byte < 8; byte++) bytes[byte] = (unsigned char)(number >> (8 * byte));
+    return tessi_hash(hash, bytes, sizeof bytes);
 }
 
 static uint64_t hash_plan(const tess_bucket_plan_t *plan)
 {
-    uint64_t hash = 0xcbf29ce484222325u;
+    uint64_t hash = TESSI_HASH_START;
     hash = hash_number(hash, PLAN_LAYOUT_VERSION);
     hash = hash_number(hash, (uint64_t)plan->dtype);
     hash = hash_number(hash, (uint64_t)plan->world_size);

@@ -12,8 +12,6 @@
 
 #include "comm_internal.h"
 
-#define HASH_START 0xcbf29ce484222325u
-#define HASH_FACTOR 0x100000001b3u
 #define CARDS_ON_STACK 16
 #define RANKS_ON_STACK 64
 #define RANK_TEXT_BYTES 160
@@ -35,14 +33,6 @@ typedef struct card {
     char sentence[300];
 } card_t;
 
-/* FNV-1a */
-static uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes)
-{
-    const unsigned char *byte = data;
-    for (size_t i = 0; i < bytes; i++) hash = (hash ^ byte[i]) * HASH_FACTOR;
-    return hash;
-}
-
 static const char *rank_text(const tess_comm_t *comm, int rank, char *text)
 {
     return tessi_world_rank_text(comm->world, comm->ranks[rank], text, RANK_TEXT_BYTES);
@@ -60,8 +50,8 @@ tess_status_t tessi_comm_exchange(tess_comm_t *comm, const char *what, const voi
     char key[96];
     snprintf(key, sizeof key, "%s %016llx.%lld", what, (unsigned long long)comm->watch.comm_id,
              (long long)comm->exchange_count++);
-    comm->exchange_status = tessi_world_exchange(comm->world, comm->watch.group, key, mine, bytes,
-                                                 all, comm->timeout_ms);
+    comm->exchange_status = tessi_world_exchange_watched(comm->world, &comm->watch, key, mine,
+                                                         bytes, all, comm->timeout_ms);
     return comm->exchange_status;
 }
 
@@ -78,7 +68,7 @@ static tess_status_t first_failure(const tess_comm_t *comm, const char *what, co
 /* Small communicators need no heap here, so that a rank without memory can still say so. */
 tess_status_t tessi_comm_agree(tess_comm_t *comm, const char *what, tess_status_t mine)
 {
-    card_t few[CARDS_ON_STACK], card;
+    card_t few[CARDS_ON_STACK] = {0}, card;
     memset(&card, 0, sizeof card);
     card.status = mine;
     if (mine < 0) snprintf(card.sentence, sizeof card.sentence, "%s", tess_last_error());
@@ -197,9 +187,10 @@ static void fill_comm(tess_comm_t *comm, tess_world_t *world, tess_device_t *dev
 static tess_status_t number_comm(tess_comm_t *comm)
 {
     int64_t count = 0;
-    uint64_t hash = hash_bytes(HASH_START, comm->ranks, (size_t)comm->size * sizeof *comm->ranks);
+    uint64_t hash =
+        tessi_hash(TESSI_HASH_START, comm->ranks, (size_t)comm->size * sizeof *comm->ranks);
     tess_status_t status = tessi_world_count(comm->world, hash, &count);
-    comm->watch.comm_id = hash_bytes(hash, &count, sizeof count);
+    comm->watch.comm_id = tessi_hash(hash, &count, sizeof count);
     return status;
 }
 
@@ -233,7 +224,7 @@ static tess_status_t compare_cards(const tess_comm_t *comm, const card_t *cards)
 /* Brings this rank's settings, or its failure so far, to the others. */
 static tess_status_t meet(tess_comm_t *comm, tess_status_t mine)
 {
-    card_t few[CARDS_ON_STACK], card;
+    card_t few[CARDS_ON_STACK] = {0}, card;
     memset(&card, 0, sizeof card);
     card.status = mine;
     card.timeout_ms = comm->timeout_ms;
@@ -254,15 +245,27 @@ static tess_status_t meet(tess_comm_t *comm, tess_status_t mine)
     return status;
 }
 
+/* The others may wait for this rank inside their own opening: they are told at once why. */
+static void tell_unopened(tess_comm_t *comm, tess_status_t status)
+{
+    char who[RANK_TEXT_BYTES], sentence[sizeof comm->watch.detail], detail[sizeof sentence];
+    snprintf(sentence, sizeof sentence, "%s", tess_last_error());
+    snprintf(detail, sizeof detail, "communicator %s: %s cannot open transport %s: %.300s",
+             comm->name, rank_text(comm, comm->rank, who), comm->transport->name, sentence);
+    tessi_watch_fail(comm->world, &comm->watch, status, detail);
+    (void)tessi_fail(status, "%s", sentence);
+}
+
 static tess_status_t open_filled(tess_comm_t *comm, const tess_comm_config_t *config)
 {
     tess_status_t status;
     TESS_TRY(number_comm(comm), done);
     TESS_TRY(meet(comm, choose_transport(config, comm)), done);
-    comm->watch.comm_id = hash_bytes(comm->watch.comm_id, comm->name, strlen(comm->name));
+    comm->watch.comm_id = tessi_hash(comm->watch.comm_id, comm->name, strlen(comm->name));
     tessi_watch_add(comm->world, &comm->watch);
     status = comm->transport->open(comm);
     int is_open = status == TESS_OK;
+    if (!is_open) tell_unopened(comm, status);
     TESS_TRY(tessi_comm_agree(comm, "open transport", status), close_transport);
     tessi_log(TESSI_LOG_INFO, "communicator %s: %s", comm->name, comm->description);
     return TESS_OK;

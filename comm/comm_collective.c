@@ -246,15 +246,12 @@ static int64_t next_sequence(const tess_comm_t *comm)
     return comm ? comm->sequence + 1 : -1;
 }
 
-/* FNV-1a over what must be equal on all ranks, on top of the operations before. */
+/* Of what must be equal on all ranks, on top of the operations before. */
 static uint64_t history_of(uint64_t before, const tessi_op_record_t *record)
 {
     const int64_t fields[] = {record->count, record->kind, record->dtype, record->reduction,
                               record->root};
-    uint64_t hash = before ^ 0xcbf29ce484222325u;
-    for (size_t i = 0; i < sizeof fields; i++)
-        hash = (hash ^ ((const unsigned char *)fields)[i]) * 0x100000001b3u;
-    return hash;
+    return tessi_hash(before ^ TESSI_HASH_START, fields, sizeof fields);
 }
 
 static tess_status_t queue_op(tess_comm_t *comm, int kind, const tess_collective_t *arguments,

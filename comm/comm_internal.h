@@ -37,7 +37,6 @@ typedef struct tessi_op {
 typedef struct tessi_transport {
     const char *name;
     const char *(*version)(void); /* of the library behind it; "" */
-    int gathers_better_in_place;  /* out of place it copies the own slice in the way of the link */
 
     /* NULL when usable with this kind of device, else the reason why not, static storage. */
     const char *(*unusable)(tess_device_kind_t kind);

@@ -54,7 +54,7 @@ void tessi_control_pause(tess_world_t *world, int64_t deadline_ns)
 
 int tessi_control_wait(tess_world_t *world, tessi_request_t *request, int64_t deadline_ns)
 {
-    while (!request->is_done && tessi_now_ns() < deadline_ns)
+    while (!request->is_done && !tessi_request_is_void(request) && tessi_now_ns() < deadline_ns)
         tessi_control_pause(world, deadline_ns);
     return request->is_done;
 }
@@ -76,7 +76,7 @@ static void lose_root(tess_world_t *world, int error)
 {
     char sentence[TESSI_SENTENCE_BYTES];
     tessi_link_close(&world->link);
-    if (world->gone[0] != TESSI_LEFT) tessi_watch_rank_lost(world, 0, error);
+    if (!world->is_service_over) tessi_watch_rank_lost(world, 0, error);
     tessi_gone_text(world, 0, (tessi_gone_t)world->gone[0], error, sentence, sizeof sentence);
     for (tessi_request_t *r = world->requests; r; r = r->next)
         finish(world, r, TESS_ERR_PEER_LOST, sentence);
@@ -160,6 +160,7 @@ int tessi_control_take(tess_world_t *world, const tessi_header_t *header,
 {
     tessi_message_failed_t failed;
     tessi_message_lost_t lost;
+    tessi_message_left_t left;
     switch (header->type) {
     case TESSI_MESSAGE_EXCHANGED:
         return take_exchanged(world, payload, header->bytes);
@@ -180,8 +181,15 @@ int tessi_control_take(tess_world_t *world, const tessi_header_t *header,
         if (lost.rank < 0 || lost.rank >= world->size) return -1;
         tessi_watch_rank_lost(world, lost.rank, lost.error);
         return 0;
+    case TESSI_MESSAGE_LEFT:
+        if (header->bytes != sizeof left) return -1;
+        memcpy(&left, payload, sizeof left);
+        if (left.rank < 0 || left.rank >= world->size) return -1;
+        world->gone[left.rank] = TESSI_LEFT;
+        return 0;
     case TESSI_MESSAGE_GOODBYE:
         world->gone[0] = TESSI_LEFT;
+        world->is_service_over = 1;
         return 0;
     default:
         return -1;

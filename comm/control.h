@@ -35,14 +35,21 @@ typedef enum tessi_gone { TESSI_HERE = 0, TESSI_LEFT = 1, TESSI_LOST = 2 } tessi
 /* A caller that waits for an answer; lives on its stack. */
 typedef struct tessi_request {
     struct tessi_request *next;
-    const char *key; /* of an exchange, or NULL */
-    uint64_t number; /* of a diagnosis */
+    const char *key;      /* of an exchange, or NULL */
+    uint64_t number;      /* of a diagnosis */
+    tessi_watch_t *watch; /* once this has failed there is nothing to wait for; or NULL */
     int is_done;
     tess_status_t status;
     void *data; /* the answer goes here: (data_bytes) */
     size_t data_bytes;
     char sentence[TESSI_SENTENCE_BYTES];
 } tessi_request_t;
+
+/* With or without the lock. */
+static inline int tessi_request_is_void(const tessi_request_t *request)
+{
+    return request->watch && tessi_watch_has_failed(request->watch);
+}
 
 /* A counter of tessi_world_count. */
 typedef struct tessi_counter {
@@ -66,8 +73,9 @@ struct tess_world {
     _Atomic int64_t barriers;
 
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* a request is done, or a rank is gone */
+    pthread_cond_t changed; /* a request is done, a watch has failed, or a rank is gone */
     unsigned char *gone;    /* (size) tessi_gone_t, as far as this rank knows */
+    int is_service_over;    /* rank 0 has said that it will not serve any longer */
     int *gone_error;        /* (size) errno of the connection of a rank that is lost */
     int status;             /* TESS_OK, or the first loss */
     char detail[TESSI_SENTENCE_BYTES];
@@ -112,7 +120,8 @@ tess_status_t tessi_control_send(tess_world_t *world, tessi_frame_t *frame);
 /* With the lock: a message of the server to this rank. 0, or -1 for nonsense. */
 int tessi_control_take(tess_world_t *world, const tessi_header_t *header,
                        const unsigned char *payload);
-/* With the lock: waits until the request is done or the deadline has passed. 1 when done. */
+/* With the lock: waits until the request is done, its watch has failed or the deadline has passed.
+ * 1 when done. */
 int tessi_control_wait(tess_world_t *world, tessi_request_t *request, int64_t deadline_ns);
 /* With the lock: waits for any change, until the deadline at most. */
 void tessi_control_pause(tess_world_t *world, int64_t deadline_ns);
@@ -157,9 +166,10 @@ typedef struct tessi_message_post { /* then int32_t ranks[count], then the data 
     int32_t unused;
 } tessi_message_post_t;
 
+#define TESSI_GAVE_UP_FAILED (-1)
 typedef struct tessi_message_give_up {
     char key[TESSI_KEY_BYTES];
-    int32_t timeout_ms;
+    int32_t timeout_ms; /* or TESSI_GAVE_UP_FAILED: its communicator has failed */
     int32_t unused;
 } tessi_message_give_up_t;
 
@@ -198,5 +208,9 @@ typedef struct tessi_message_lost {
     int32_t rank;
     int32_t error;
 } tessi_message_lost_t;
+
+typedef struct tessi_message_left {
+    int32_t rank;
+} tessi_message_left_t;
 
 #endif

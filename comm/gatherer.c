@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* All-gathers buckets into a ring of buffers, ahead of their use.
  *
- * A transport that copies the rank's own slice as part of a gather, in the way of the link (nccl),
- * gets it put in place beforehand, on a stream of its own, while the gather before still runs.
- *
  * Invariant: a gather starts only after every stream that used its buffer has marked its last use,
  * and a consumer starts only after `finished` of its buffer. Which buffer is taken depends on the
  * calls made so far and on nothing else, so that all ranks gather the same buckets in one order.
@@ -12,13 +9,7 @@
 #include <tessera/gatherer.h>
 
 #include "bucket_internal.h"
-#include "comm_internal.h"
-
-/* Smaller slices are gathered out of place. Two H200s, NCCL 2.28, time over raw NCCL in place on
- * one flat buffer, ours out of place / placed: buckets of 64 MiB 1.02 / 1.07, 256 MiB 1.02 / 1.00,
- * 1 GiB 1.03 / 0.99; below, the copy takes more memory bandwidth from the gather before it than it
- * saves. */
-#define PLACE_BYTES_MIN (INT64_C(96) << 20)
+#include "core/internal.h"
 
 /* What the gatherer knows of a buffer beyond the ring. */
 typedef struct gather_slot {
@@ -28,11 +19,9 @@ typedef struct gather_slot {
 
 struct tess_gatherer {
     tessi_ring_t ring;
-    gather_slot_t *slots;   /* (ring.buffer_count) */
-    const char *shard;      /* (shard_count), or NULL */
-    tess_event_t *ready;    /* what the next gather's slice waits for; recorded anew each time */
-    tess_stream_t *placing; /* puts own slices in place; NULL where the transport does it as well */
-    tess_event_t *placed;   /* recorded anew each time */
+    gather_slot_t *slots; /* (ring.buffer_count) */
+    const char *shard;    /* (shard_count), or NULL */
+    tess_event_t *ready;  /* what the next gather's slice waits for; recorded anew each time */
     int64_t clock;
 };
 
@@ -44,12 +33,7 @@ static tess_status_t prepare(const tess_gatherer_config_t *config, tess_gatherer
     gatherer->shard = config->shard;
     gatherer->slots = tessi_calloc((size_t)gatherer->ring.buffer_count, sizeof(gather_slot_t));
     if (!gatherer->slots) return TESS_ERR_OUT_OF_MEMORY;
-    tess_device_t *device = tess_comm_device(config->comm);
-    status = tess_event_create(device, TESS_EVENT_ORDER, &gatherer->ready);
-    if (status || !config->comm->transport->gathers_better_in_place) return status;
-    status = tess_event_create(device, TESS_EVENT_ORDER, &gatherer->placed);
-    if (status) return status;
-    return tess_stream_create(device, TESS_PRIORITY_HIGH, &gatherer->placing);
+    return tess_event_create(tess_comm_device(config->comm), TESS_EVENT_ORDER, &gatherer->ready);
 }
 
 tess_status_t tess_gatherer_create(const tess_gatherer_config_t *config, tess_gatherer_t **gatherer)
@@ -82,9 +66,7 @@ void tess_gatherer_destroy(tess_gatherer_t *gatherer)
 {
     if (!gatherer) return;
     TESSI_TRACE_SCOPE(TESS_TRACE_COMM, "gather_destroy", -1, -1);
-    tess_stream_destroy(gatherer->placing); /* waits: it writes into the ring */
     tessi_ring_close(&gatherer->ring);
-    tess_event_destroy(gatherer->placed);
     tess_event_destroy(gatherer->ready);
     tessi_free(gatherer->slots);
     tessi_free(gatherer);
@@ -114,55 +96,31 @@ static tessi_ring_buffer_t *pick_buffer(const tess_gatherer_t *gatherer, int tak
     return released || !take_wanted ? released : wanted;
 }
 
-static tess_status_t find_slice(const tess_gatherer_t *gatherer, int64_t bucket, const void **slice)
-{
-    tess_bucket_t layout = tess_bucket_plan_bucket(gatherer->ring.plan, bucket);
-    if (!*slice && gatherer->shard)
-        *slice = gatherer->shard + layout.slice_offset * gatherer->ring.element_bytes;
-    if (*slice || layout.slice_count == 0) return TESS_OK;
-    return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
-                      "gatherer: nothing to gather bucket %lld from: no slice was given, and "
-                      "the gatherer was created without a shard",
-                      (long long)bucket);
-}
-
-/* Copies the slice to its place in the buffer on the stream for that; the ring's stream waits. */
-static tess_status_t place(tess_gatherer_t *gatherer, char *own, const void *slice, int64_t bytes)
-{
-    tess_status_t status = tess_stream_copy(gatherer->placing, own, slice, bytes);
-    if (status) return status;
-    status = tess_event_record(gatherer->placed, gatherer->placing);
-    if (status) return status;
-    return tess_stream_wait_event(gatherer->ring.stream, gatherer->placed);
-}
-
 /* Queues the gather of `bucket` into `buffer`. */
 static tess_status_t gather(tess_gatherer_t *gatherer, tessi_ring_buffer_t *buffer, int64_t bucket,
                             const void *slice, tess_stream_t *after)
 {
     tessi_ring_t *ring = &gatherer->ring;
+    tess_bucket_t layout = tess_bucket_plan_bucket(ring->plan, bucket);
+    if (!slice && gatherer->shard)
+        slice = gatherer->shard + layout.slice_offset * ring->element_bytes;
+    if (!slice && layout.slice_count > 0)
+        return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
+                          "gatherer: nothing to gather bucket %lld from: no slice was given, and "
+                          "the gatherer was created without a shard",
+                          (long long)bucket);
     tess_status_t status;
-    TESS_TRY(find_slice(gatherer, bucket, &slice), err);
-    int64_t slice_count = tess_bucket_plan_bucket(ring->plan, bucket).slice_count;
-    int64_t slice_bytes = slice_count * ring->element_bytes;
-    int in_place = gatherer->placing && slice_bytes >= PLACE_BYTES_MIN;
-    tess_stream_t *first = in_place ? gatherer->placing : ring->stream;
     if (after) {
         TESS_TRY(tess_event_record(gatherer->ready, after), err);
-        TESS_TRY(tess_stream_wait_event(first, gatherer->ready), err);
+        TESS_TRY(tess_stream_wait_event(ring->stream, gatherer->ready), err);
     }
-    TESS_TRY(tessi_marks_wait(&buffer->consumers, first), err);
+    TESS_TRY(tessi_marks_wait(&buffer->consumers, ring->stream), err);
     tessi_ring_assign(ring, buffer, -1);
     slot_of(gatherer, buffer)->wanted = 0;
-    if (in_place) {
-        char *own = buffer->memory + tess_comm_rank(ring->comm) * slice_bytes;
-        TESS_TRY(place(gatherer, own, slice, slice_bytes), err);
-        slice = own;
-    }
-    if (slice_count > 0) {
+    if (layout.slice_count > 0) {
         tess_collective_t arguments = {.send = slice,
                                        .recv = buffer->memory,
-                                       .count = slice_count,
+                                       .count = layout.slice_count,
                                        .dtype = tess_bucket_plan_dtype(ring->plan)};
         TESS_TRY(tess_comm_all_gather(ring->comm, &arguments, ring->stream), err);
     }

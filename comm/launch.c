@@ -24,10 +24,12 @@
 #include "world_env.h"
 
 #define RANKS_MAX 1024
-/* After a rank failed: to report, then to end on SIGTERM. */
+/* After a rank failed or a signal came: to report, then to end on SIGTERM. */
 #define REPORT_MS 3000
 #define TERM_MS 2000
 #define DEVICE_COUNT_MS 60000
+/* For a child to end that has counted, or was killed. */
+#define REAP_MS 5000
 
 typedef struct job {
     int ranks;
@@ -128,8 +130,8 @@ static void collect(job_t *job)
     }
 }
 
-/* SIGINT or SIGTERM to this process: the ranks get it too and may take their time to end, but a
- * second one means now. */
+/* SIGINT or SIGTERM to this process: the ranks get it too and have as long as after a failure to
+ * end by themselves, but a second one means now. */
 static void take_signal(job_t *job, const siginfo_t *info)
 {
     job->signals++;
@@ -142,6 +144,7 @@ static void take_signal(job_t *job, const siginfo_t *info)
     fprintf(stderr, "tessera: signal %d: stopping %d ranks\n", info->si_signo, job->running);
     /* What a terminal sends goes to its whole process group, the ranks included. */
     if (info->si_code != SI_KERNEL) signal_ranks(job, info->si_signo);
+    if (job->state == RUNNING) move_to(job, REPORTING, REPORT_MS);
 }
 
 /* Moves a job that is being stopped one step on, when it is time. */
@@ -273,6 +276,31 @@ int tess_launch_detected(void)
            tessi_option_is_set(TESSI_OPTION_RANK);
 }
 
+/* 1 when the child was waited for within the time. */
+static int reap(pid_t pid, int within_ms)
+{
+    int64_t deadline_ns = tessi_deadline_ns(within_ms);
+    for (;;) {
+        pid_t ended = waitpid(pid, NULL, WNOHANG);
+        if (ended == pid || (ended < 0 && errno != EINTR)) return 1;
+        if (tessi_now_ns() >= deadline_ns) return 0;
+        poll(NULL, 0, 1);
+    }
+}
+
+/* Within a driver that hangs not even SIGKILL ends a process, so it is not waited for any longer;
+ * the kernel ends it when it can. */
+static void end_child(pid_t pid, int has_answered)
+{
+    if (has_answered && reap(pid, REAP_MS)) return;
+    kill(pid, SIGKILL);
+    if (!reap(pid, REAP_MS))
+        tessi_log(TESSI_LOG_ERROR,
+                  "the process that counts CUDA devices (pid %d) does not end, not even when "
+                  "killed; it is left behind",
+                  (int)pid);
+}
+
 /* A child counts, so that CUDA does not start in this process. */
 static int count_in_child(void)
 {
@@ -297,9 +325,7 @@ static int count_in_child(void)
             tessi_log(TESSI_LOG_ERROR, "counting CUDA devices took longer than %d s; using none",
                       DEVICE_COUNT_MS / 1000);
         if (ready <= 0 || read(ends[0], &count, sizeof count) != (ssize_t)sizeof count) count = 0;
-        if (ready <= 0) kill(pid, SIGKILL);
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
-        }
+        end_child(pid, ready > 0);
     }
     close(ends[0]);
     return count > 0 ? count : 0;

@@ -39,6 +39,33 @@ static void opening_free(opening_t *opening)
     tessi_free(opening);
 }
 
+static int is_abandoned(opening_t *opening)
+{
+    pthread_mutex_lock(&opening->lock);
+    int abandoned = opening->abandoned;
+    pthread_mutex_unlock(&opening->lock);
+    return abandoned;
+}
+
+/* Waits for the first collectives. When nobody waits for this thread any more it stops them, so
+ * that no kernel is left spinning on the device. */
+static ncclResult_t finish_first(opening_t *opening, cudaStream_t stream)
+{
+    tessi_backoff_t backoff = TESSI_BACKOFF_START;
+    for (;;) {
+        cudaError_t error = cudaStreamQuery(stream);
+        if (error == cudaSuccess) return ncclSuccess;
+        if (error != cudaErrorNotReady) return ncclUnhandledCudaError;
+        (void)cudaGetLastError();
+        if (is_abandoned(opening)) {
+            (void)ncclCommAbort(opening->handle);
+            opening->handle = NULL;
+            return ncclInternalError;
+        }
+        tessi_backoff_pause(&backoff);
+    }
+}
+
 /* NCCL connects on first use, and may then wait for a peer without a deadline; doing it here keeps
  * that wait on this thread. Each kind is run once, small. */
 static ncclResult_t connect_all(opening_t *opening)
@@ -62,8 +89,7 @@ static ncclResult_t connect_all(opening_t *opening)
             ncclAllReduce(scratch, scratch, COUNT, ncclFloat, ncclSum, opening->handle, stream);
     if (result == ncclSuccess)
         result = ncclBroadcast(scratch, scratch, COUNT, ncclFloat, 0, opening->handle, stream);
-    if (result == ncclSuccess && cudaStreamSynchronize(stream) != cudaSuccess)
-        result = ncclUnhandledCudaError;
+    if (result == ncclSuccess) result = finish_first(opening, stream);
     (void)cudaStreamDestroy(stream);
 free_scratch:
     (void)cudaFree(scratch);
@@ -89,7 +115,8 @@ static void *open_thread(void *argument)
     }
     if (opening->result != ncclSuccess)
         snprintf(opening->error_text, sizeof opening->error_text, "%s; %s",
-                 ncclGetErrorString(opening->result), ncclGetLastError(opening->handle));
+                 ncclGetErrorString(opening->result),
+                 opening->handle ? ncclGetLastError(opening->handle) : "");
 
     pthread_mutex_lock(&opening->lock);
     opening->finished = 1;

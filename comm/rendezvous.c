@@ -19,6 +19,10 @@
 #define ANSWER_MS 2000
 #define RETRY_MS 50
 #define RETRY_MAX_MS 500
+/* After this time people are told what is in the way. */
+#define QUIET_MS 3000
+/* A name may appear late, when its host starts with the job; later than this it is a mistake. */
+#define NAME_MS 15000
 
 static uint64_t machine_identity(const char *host)
 {
@@ -28,10 +32,7 @@ static uint64_t machine_identity(const char *host)
         if (read(fd, boot, sizeof boot - 1) < 0) boot[0] = '\0';
         close(fd);
     }
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (const char *c = host; *c; c++) hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
-    for (const char *c = boot; *c; c++) hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
-    return hash;
+    return tessi_hash(tessi_hash(TESSI_HASH_START, host, strlen(host)), boot, strlen(boot));
 }
 
 void tessi_peer_self(const tessi_place_t *place, tessi_peer_t *peer)
@@ -92,6 +93,7 @@ typedef struct guest {
     tess_status_t status;                /* with REFUSED */
     char sentence[TESSI_SENTENCE_BYTES]; /* why this attempt failed */
     char obstacle[TESSI_SENTENCE_BYTES]; /* why the last one failed that knew why */
+    int is_unknown;                      /* the last attempt found no such host */
     char root[128];                      /* rank 0 as a text, once it has spoken */
     char waiting[256];                   /* for whom rank 0 waits, as it said last */
 } guest_t;
@@ -232,6 +234,7 @@ static tess_status_t attempt(guest_t *guest, int port, int timeout_ms, int64_t d
 {
     int fd;
     tess_status_t status = tessi_socket_connect(guest->place->host, port, deadline_ns, &fd);
+    guest->is_unknown = status == TESS_ERR_NOT_FOUND;
     if (status != TESS_OK) {
         snprintf(guest->obstacle, sizeof guest->obstacle, "%s", tess_last_error());
         return TESS_NOT_READY;
@@ -253,18 +256,42 @@ static tess_status_t attempt(guest_t *guest, int port, int timeout_ms, int64_t d
     return status;
 }
 
+/* A job that waits for minutes is to say for what. */
+static void tell_obstacle(const guest_t *guest, int timeout_ms)
+{
+    const tessi_place_t *place = guest->place;
+    tessi_log(TESSI_LOG_ERROR,
+              "rank 0 does not answer at %s port %d yet: %s; trying on for at most %d ms in all",
+              place->host, place->port, guest->obstacle, timeout_ms);
+}
+
+static tess_status_t fail_unknown(const guest_t *guest)
+{
+    return tessi_fail(
+        TESS_ERR_NOT_FOUND,
+        "%s, and %d s of waiting did not help; rank 0 is expected there (this is rank "
+        "%d of %d)",
+        guest->obstacle, NAME_MS / 1000, guest->place->rank, guest->place->size);
+}
+
 static tess_status_t join(const tessi_place_t *place, int timeout_ms, tessi_peer_t *peers,
                           tessi_link_t *link)
 {
     guest_t guest = {.place = place, .peers = peers, .link = link};
-    int64_t deadline_ns = tessi_deadline_ns(timeout_ms);
-    int pause_ms = RETRY_MS;
+    int64_t deadline_ns = tessi_deadline_ns(timeout_ms), name_ns = tessi_deadline_ns(NAME_MS);
+    int64_t quiet_ns = tessi_deadline_ns(QUIET_MS);
+    int pause_ms = RETRY_MS, is_told = 0;
     for (int n = 0;; n++) {
         int port = place->port + n % place->port_count;
         tess_status_t status = attempt(&guest, port, timeout_ms, deadline_ns);
         if (status != TESS_NOT_READY) return status;
         if (n % place->port_count != place->port_count - 1) continue;
         if (tessi_wait_ms(deadline_ns, 1) == 0) return fail_outside(&guest, timeout_ms);
+        if (guest.is_unknown && tessi_now_ns() >= name_ns) return fail_unknown(&guest);
+        if (!is_told && guest.obstacle[0] && tessi_now_ns() >= quiet_ns) {
+            tell_obstacle(&guest, timeout_ms);
+            is_told = 1;
+        }
         poll(NULL, 0, tessi_wait_ms(deadline_ns, pause_ms));
         if (pause_ms < RETRY_MAX_MS) pause_ms += RETRY_MS;
     }

@@ -102,21 +102,41 @@ const char *tessi_server_marked_text(const tessi_server_t *server, char *text, s
     return text;
 }
 
+/* To every other rank that is here. */
+static void spread(tessi_server_t *server, tessi_frame_t *frame)
+{
+    for (int r = 1; frame && r < server->size; r++)
+        if (server->gone[r] == TESSI_HERE) tessi_server_send(server, r, frame);
+    tessi_frame_release(frame);
+}
+
+/* Leaving is no failure: it is told only so that those who wait in vain can say why. */
+static void tell_left(tessi_server_t *server, int rank)
+{
+    tessi_message_left_t message = {.rank = rank};
+    server->world->gone[rank] = TESSI_LEFT;
+    tessi_frame_t *frame = tessi_frame_create(TESSI_MESSAGE_LEFT, sizeof message);
+    if (frame) memcpy(tessi_frame_payload(frame), &message, sizeof message);
+    spread(server, frame);
+}
+
+static void tell_lost(tessi_server_t *server, int rank, int error)
+{
+    tessi_message_lost_t message = {.rank = rank, .error = error};
+    tessi_watch_rank_lost(server->world, rank, error);
+    tessi_frame_t *frame = tessi_frame_create(TESSI_MESSAGE_LOST, sizeof message);
+    if (frame) memcpy(tessi_frame_payload(frame), &message, sizeof message);
+    spread(server, frame);
+}
+
 static void rank_gone(tessi_server_t *server, int rank, tessi_gone_t how, int error)
 {
     if (server->gone[rank] != TESSI_HERE) return;
     server->gone[rank] = (unsigned char)how;
     server->gone_error[rank] = error;
     tessi_link_close(&server->links[rank]);
-    if (how == TESSI_LOST) {
-        tessi_message_lost_t message = {.rank = rank, .error = error};
-        tessi_watch_rank_lost(server->world, rank, error);
-        tessi_frame_t *frame = tessi_frame_create(TESSI_MESSAGE_LOST, sizeof message);
-        if (frame) memcpy(tessi_frame_payload(frame), &message, sizeof message);
-        for (int r = 1; frame && r < server->size; r++)
-            if (server->gone[r] == TESSI_HERE) tessi_server_send(server, r, frame);
-        tessi_frame_release(frame);
-    }
+    if (how == TESSI_LOST) tell_lost(server, rank, error);
+    else tell_left(server, rank);
     tessi_exchange_rank_gone(server, rank);
     tessi_comms_rank_gone(server, rank);
     pthread_cond_broadcast(&server->world->changed);
@@ -200,9 +220,5 @@ void tessi_server_tick(tessi_server_t *server)
 
 void tessi_server_say_goodbye(tessi_server_t *server)
 {
-    tessi_frame_t *frame = tessi_frame_create(TESSI_MESSAGE_GOODBYE, 0);
-    if (!frame) return;
-    for (int r = 1; r < server->size; r++)
-        if (server->gone[r] == TESSI_HERE) tessi_server_send(server, r, frame);
-    tessi_frame_release(frame);
+    spread(server, tessi_frame_create(TESSI_MESSAGE_GOODBYE, 0));
 }

@@ -246,7 +246,12 @@ int tessi_exchange_take_give_up(tessi_server_t *server, int rank, const unsigned
                      "rank 0 does not know this exchange any more");
         return 0;
     }
-    if (e->status == TESS_OK) {
+    if (e->status == TESS_OK && message.timeout_ms == TESSI_GAVE_UP_FAILED) {
+        e->status = TESS_ERR_PEER_LOST;
+        snprintf(e->sentence, sizeof e->sentence,
+                 "exchange '%s' was given up by %s, whose communicator has failed", e->key,
+                 tessi_world_rank_text(server->world, rank, who, sizeof who));
+    } else if (e->status == TESS_OK) {
         e->status = TESS_ERR_TIMEOUT;
         snprintf(e->sentence, sizeof e->sentence,
                  "exchange '%s': %s did not come within the %d ms that %s waited", e->key,

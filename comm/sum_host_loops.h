@@ -34,6 +34,12 @@ SUM_INLINE uint32_t bits_of(float value)
     return bits;
 }
 
+/* Vectors compare signed integers faster; the operands here have no sign bit. */
+SUM_INLINE int below(uint32_t value, uint32_t limit)
+{
+    return (int32_t)value < (int32_t)limit;
+}
+
 SUM_INLINE float from_fp16(uint16_t half)
 {
     uint32_t magnitude = half & 0x7fffu, wide = magnitude << 13;
@@ -42,8 +48,8 @@ SUM_INLINE float from_fp16(uint16_t half)
      */
     uint32_t subnormal = bits_of(float_of(wide + (113u << 23)) - float_of(113u << 23));
     uint32_t special = wide + (224u << 23);
-    uint32_t bits = magnitude < 0x0400u ? subnormal : normal;
-    bits = magnitude >= 0x7c00u ? special : bits;
+    uint32_t bits = below(magnitude, 0x0400u) ? subnormal : normal;
+    bits = below(magnitude, 0x7c00u) ? bits : special;
     return float_of(bits | (uint32_t)(half & 0x8000u) << 16);
 }
 
@@ -54,10 +60,10 @@ SUM_INLINE uint16_t to_fp16(float value)
     uint32_t normal = (magnitude - (112u << 23) + 0x0fffu + odd) >> 13;
     /* Adding 1/2 lines the units of 2^-24 up with the last bit and rounds in the adder. */
     uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
-    uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
-    half = magnitude >= 0x47800000u ? 0x7c00u : half;
+    uint32_t half = below(magnitude, 0x38800000u) ? subnormal : normal;
+    half = below(magnitude, 0x47800000u) ? half : 0x7c00u;
     half |= sign;
-    half = magnitude > 0x7f800000u ? 0x7e00u : half;
+    half = below(magnitude, 0x7f800001u) ? half : 0x7e00u;
     return (uint16_t)half;
 }
 
@@ -65,13 +71,13 @@ SUM_INLINE uint16_t to_bf16(float value)
 {
     uint32_t bits = bits_of(value);
     uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+    return (uint16_t)(below(bits & 0x7fffffffu, 0x7f800001u) ? rounded : 0x7fc0u);
 }
 
 SUM_INLINE float canonical(float value)
 {
     uint32_t bits = bits_of(value);
-    return float_of((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : bits);
+    return float_of(below(bits & 0x7fffffffu, 0x7f800001u) ? bits : 0x7fc00000u);
 }
 
 SUM_INLINE float load(tess_dtype_t dtype, const void *source, int64_t i)

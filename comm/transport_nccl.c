@@ -35,18 +35,18 @@ typedef struct nccl_context {
     tess_comm_t *comm;
     int device_index;
     ncclComm_t handle;
-    void *barrier_scratch; /* (BARRIER_BYTES) device memory */
-    pthread_mutex_t
-        call_lock; /* held inside NCCL's collectives, so that abort finds nobody there */
-    int aborted;   /* guarded by call_lock */
+    void *barrier_scratch;       /* (BARRIER_BYTES) device memory */
+    pthread_mutex_t call_lock;   /* held inside collectives, so that abort finds nobody there */
+    int aborted;                 /* guarded by call_lock */
+    pthread_mutex_t retire_lock; /* guards retired_ns, and moving tail */
+    int64_t retired_ns;          /* when tail last moved */
     pthread_t watchdog;
     pthread_mutex_t sleep_lock; /* guards stop and wake */
     pthread_cond_t wake;
     int stop;
     _Atomic int idle;     /* the watchdog sleeps until woken */
     _Atomic int64_t head; /* flights queued; written by the submitting thread */
-    _Atomic int64_t tail; /* flights retired; written by the watchdog */
-    int64_t retired_ns;   /* when tail last moved; the watchdog's own */
+    _Atomic int64_t tail; /* flights retired */
     flight_t flights[FLIGHT_SLOTS];
 } nccl_context_t;
 
@@ -71,25 +71,39 @@ static const char *nccl_unusable(tess_device_kind_t kind)
     return kind == TESS_DEVICE_CUDA ? NULL : "nccl moves CUDA memory only; on the host use ucx";
 }
 
-/* --- the watchdog
- * --------------------------------------------------------------------------------- */
+/* --- the watchdog ---------------------------------------------------------------------------- */
 
 /* Retires finished operations in order. An error of an event is the device's. */
 static tess_status_t retire_finished(nccl_context_t *context)
 {
+    cudaError_t error = cudaSuccess;
+    pthread_mutex_lock(&context->retire_lock);
     int64_t tail = atomic_load_explicit(&context->tail, memory_order_relaxed);
     int64_t head = atomic_load_explicit(&context->head, memory_order_acquire);
     for (; tail < head; tail++) {
-        cudaError_t error = cudaEventQuery(context->flights[tail % FLIGHT_SLOTS].done);
-        if (error == cudaErrorNotReady) {
-            (void)cudaGetLastError();
-            return TESS_OK;
-        }
-        if (error != cudaSuccess) return fail_runtime(error, "a collective on NCCL failed");
+        error = cudaEventQuery(context->flights[tail % FLIGHT_SLOTS].done);
+        if (error != cudaSuccess) break;
         context->retired_ns = tessi_now_ns();
         atomic_store_explicit(&context->tail, tail + 1, memory_order_release);
     }
+    pthread_mutex_unlock(&context->retire_lock);
+    if (error == cudaSuccess) return TESS_OK;
+    if (error != cudaErrorNotReady) return fail_runtime(error, "a collective on NCCL failed");
+    (void)cudaGetLastError();
     return TESS_OK;
+}
+
+/* The failure of every stream that still waits for an operation. A stream whose operations are done
+ * may be gone already, and is left alone. */
+static void fail_flights(nccl_context_t *context, tess_status_t status, const char *detail)
+{
+    int64_t head = atomic_load_explicit(&context->head, memory_order_acquire);
+    for (int64_t i = atomic_load(&context->tail); i < head; i++) {
+        const flight_t *flight = &context->flights[i % FLIGHT_SLOTS];
+        if (cudaEventQuery(flight->done) != cudaSuccess)
+            tessi_stream_fail(flight->stream, status, detail);
+    }
+    (void)cudaGetLastError();
 }
 
 /* The oldest operation's clock starts when it was queued or when the one before it ended. */
@@ -99,8 +113,10 @@ static tess_status_t check_deadline(nccl_context_t *context)
     int64_t tail = atomic_load_explicit(&context->tail, memory_order_relaxed);
     if (tail == atomic_load_explicit(&context->head, memory_order_acquire)) return TESS_OK;
     const flight_t *oldest = &context->flights[tail % FLIGHT_SLOTS];
+    pthread_mutex_lock(&context->retire_lock);
     int64_t started_ns =
         oldest->submitted_ns > context->retired_ns ? oldest->submitted_ns : context->retired_ns;
+    pthread_mutex_unlock(&context->retire_lock);
     if (tessi_now_ns() - started_ns < (int64_t)comm->timeout_ms * 1000000) return TESS_OK;
 
     char op[128], who[320];
@@ -138,9 +154,7 @@ static void abort_all(nccl_context_t *context, tess_status_t cause)
 
     int locked = lock_within(&context->call_lock, CALL_GRACE_MS) == 0;
     context->aborted = 1;
-    int64_t head = atomic_load_explicit(&context->head, memory_order_acquire);
-    for (int64_t i = atomic_load(&context->tail); i < head; i++)
-        tessi_stream_fail(context->flights[i % FLIGHT_SLOTS].stream, cause, detail);
+    fail_flights(context, cause, detail);
     (void)ncclCommAbort(context->handle);
     if (locked) pthread_mutex_unlock(&context->call_lock);
 }
@@ -158,6 +172,13 @@ static void sleep_a_while(nccl_context_t *context, int busy)
     pthread_mutex_unlock(&context->sleep_lock);
 }
 
+static void wake_watchdog(nccl_context_t *context)
+{
+    pthread_mutex_lock(&context->sleep_lock);
+    pthread_cond_signal(&context->wake);
+    pthread_mutex_unlock(&context->sleep_lock);
+}
+
 static int must_stop(nccl_context_t *context)
 {
     pthread_mutex_lock(&context->sleep_lock);
@@ -171,8 +192,8 @@ static void *watch_thread(void *argument)
     nccl_context_t *context = argument;
     (void)cudaSetDevice(context->device_index);
     while (!must_stop(context)) {
-        tess_status_t status = tessi_watch_status(&context->comm->watch);
-        if (status == TESS_OK) status = retire_finished(context);
+        tess_status_t status = retire_finished(context);
+        if (status == TESS_OK) status = tessi_watch_status(&context->comm->watch);
         if (status == TESS_OK) status = check_nccl(context);
         if (status == TESS_OK) status = check_deadline(context);
         if (status != TESS_OK) {
@@ -188,8 +209,7 @@ static void *watch_thread(void *argument)
     return NULL;
 }
 
-/* --- open and close
- * ------------------------------------------------------------------------------- */
+/* --- open and close -------------------------------------------------------------------------- */
 
 static void destroy_events(nccl_context_t *context)
 {
@@ -206,7 +226,6 @@ static tess_status_t create_events(nccl_context_t *context)
                 : cudaEventCreateWithFlags(&context->flights[i].done, cudaEventDisableTiming);
         if (error == cudaSuccess) continue;
         context->flights[i].done = NULL;
-        destroy_events(context);
         return fail_runtime(error, "cannot create the events that watch NCCL");
     }
     return TESS_OK;
@@ -221,6 +240,7 @@ static tess_status_t start_watchdog(nccl_context_t *context)
     pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&context->sleep_lock, NULL);
     pthread_mutex_init(&context->call_lock, NULL);
+    pthread_mutex_init(&context->retire_lock, NULL);
     int error = tessi_fault("thread")
                     ? EAGAIN
                     : pthread_create(&context->watchdog, NULL, watch_thread, context);
@@ -228,37 +248,41 @@ static tess_status_t start_watchdog(nccl_context_t *context)
     pthread_cond_destroy(&context->wake);
     pthread_mutex_destroy(&context->sleep_lock);
     pthread_mutex_destroy(&context->call_lock);
+    pthread_mutex_destroy(&context->retire_lock);
     return tessi_fail_errno(error, "cannot start the thread that watches NCCL");
 }
 
+/* What can fail on one rank alone comes first, and the others are told before anyone waits in NCCL.
+ * Device memory comes last: freeing it would wait for a first collective that is stuck. */
 static tess_status_t nccl_open(tess_comm_t *comm)
 {
-    tess_device_properties_t properties;
-    tess_status_t status = tess_device_properties(comm->device, &properties);
-    if (status != TESS_OK) return status;
+    tess_status_t status = TESS_ERR_OUT_OF_MEMORY;
+    tess_device_properties_t properties = {0};
     nccl_context_t *context = tessi_calloc(1, sizeof *context);
-    if (!context) return TESS_ERR_OUT_OF_MEMORY;
+    if (context) status = tess_device_properties(comm->device, &properties);
+    TESSI_ON_DEVICE(properties.index);
+    if (status == TESS_OK) status = create_events(context);
+    TESS_TRY(tessi_comm_agree(comm, "nccl set-up", status), free_context);
+    if (!context) return TESS_ERR_OUT_OF_MEMORY; /* already told: the agreement failed with it */
+
     context->comm = comm;
     context->device_index = properties.index;
-
+    TESS_TRY(tessi_nccl_connect(comm, &context->handle), free_context);
     TESS_TRY(tess_memory_allocate(comm->device, TESS_MEMORY_DEVICE, BARRIER_BYTES,
                                   &context->barrier_scratch),
-             free_context);
-    TESS_TRY(create_events(context), free_scratch);
-    TESS_TRY(tessi_nccl_connect(comm, &context->handle), free_events);
-    TESS_TRY(start_watchdog(context), abort_handle);
+             abort_handle);
+    TESS_TRY(start_watchdog(context), free_scratch);
     comm->context = context;
     snprintf(comm->description, sizeof comm->description, "nccl %s, %d ranks", nccl_version(),
              comm->size);
     return TESS_OK;
 
-abort_handle:
-    (void)ncclCommAbort(context->handle);
-free_events:
-    destroy_events(context);
 free_scratch:
     tess_memory_free(comm->device, TESS_MEMORY_DEVICE, context->barrier_scratch);
+abort_handle:
+    (void)ncclCommAbort(context->handle);
 free_context:
+    if (context) destroy_events(context);
     tessi_free(context);
     return status;
 }
@@ -294,6 +318,7 @@ static void meet_before_free(tess_comm_t *comm)
 static void nccl_close(tess_comm_t *comm)
 {
     nccl_context_t *context = comm->context;
+    TESSI_ON_DEVICE(context->device_index);
     if (atomic_load(&comm->watch.status) == TESS_OK && retire_finished(context) == TESS_OK) {
         if (atomic_load(&context->tail) != atomic_load(&context->head))
             tessi_watch_fail(comm->world, &comm->watch, TESS_ERR_ABORTED,
@@ -305,25 +330,24 @@ static void nccl_close(tess_comm_t *comm)
                   "communicator %s: NCCL does not let go of the device; its "
                   "memory is left behind",
                   comm->name);
+        comm->memory = NULL; /* freeing device memory would wait for the kernel that is stuck */
         return;
     }
     if (!context->aborted) {
-        int64_t head = atomic_load(&context->head);
-        for (int64_t i = atomic_load(&context->tail); i < head; i++)
-            tessi_stream_fail(context->flights[i % FLIGHT_SLOTS].stream, TESS_ERR_ABORTED,
-                              "the communicator was closed with operations still queued");
+        fail_flights(context, TESS_ERR_ABORTED,
+                     "the communicator was closed with operations still queued");
         (void)ncclCommAbort(context->handle);
     }
     destroy_events(context);
     pthread_cond_destroy(&context->wake);
     pthread_mutex_destroy(&context->sleep_lock);
     pthread_mutex_destroy(&context->call_lock);
+    pthread_mutex_destroy(&context->retire_lock);
     tess_memory_free(comm->device, TESS_MEMORY_DEVICE, context->barrier_scratch);
     tessi_free(context);
 }
 
-/* --- collectives
- * ---------------------------------------------------------------------------------- */
+/* --- collectives ------------------------------------------------------------------------------ */
 
 static ncclDataType_t nccl_type(int dtype)
 {
@@ -396,6 +420,7 @@ static tess_status_t queue_locked(nccl_context_t *context, const tessi_op_t *op,
 static tess_status_t nccl_submit(tess_comm_t *comm, const tessi_op_t *op, tess_stream_t *stream)
 {
     nccl_context_t *context = comm->context;
+    TESSI_ON_DEVICE(context->device_index);
     int64_t head = atomic_load_explicit(&context->head, memory_order_relaxed);
     tess_status_t status = wait_for_slot(context, head);
     if (status != TESS_OK) return status;
@@ -416,14 +441,13 @@ static tess_status_t nccl_submit(tess_comm_t *comm, const tessi_op_t *op, tess_s
                                 : cause;
     }
     if (status < 0) tessi_watch_fail(comm->world, &comm->watch, status, tess_last_error());
-    if (atomic_load(&context->idle)) pthread_cond_signal(&context->wake);
+    if (atomic_load(&context->idle)) wake_watchdog(context);
     return status < 0 ? status : TESS_OK;
 }
 
 const tessi_transport_t tessi_transport_nccl = {
     .name = "nccl",
     .version = nccl_version,
-    .gathers_better_in_place = 1,
     .unusable = nccl_unusable,
     .open = nccl_open,
     .close = nccl_close,

@@ -131,7 +131,7 @@ static tess_status_t open_message(tessi_ucx_t *ucx)
 {
     tess_status_t status = tessi_message_open(ucx);
     if (status < 0) return status;
-    ucx->path = &tessi_ucx_path_message;
+    ucx->run = tessi_message_run;
     describe(ucx, "messages");
     return TESS_OK;
 }
@@ -151,7 +151,7 @@ static tess_status_t open_path(tessi_ucx_t *ucx)
     }
     tess_status_t status = tessi_direct_open(ucx);
     if (status == TESS_OK) {
-        ucx->path = &tessi_ucx_path_direct;
+        ucx->run = tessi_direct_run;
         describe(ucx, "shared memory, loads and stores");
         return TESS_OK;
     }
@@ -199,8 +199,8 @@ err_free:
 static tess_status_t ucx_open(tess_comm_t *comm)
 {
     tessi_ucx_t *ucx = NULL;
-    tess_status_t status = create_ucx(comm, &ucx);
-    TESS_TRY(tessi_comm_agree(comm, "ucx start", status), err_free);
+    tess_status_t status = tessi_comm_agree(comm, "ucx start", create_ucx(comm, &ucx));
+    if (status < 0 || !ucx) goto err_free;
     TESS_TRY(tessi_ucx_connect(ucx), err_free);
     TESS_TRY(open_path(ucx), err_disconnect);
     comm->context = ucx;

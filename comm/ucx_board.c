@@ -76,8 +76,8 @@ tess_status_t tessi_direct_open(tessi_ucx_t *ucx)
 {
     tess_comm_t *comm = ucx->comm;
     tessi_direct_t *direct = NULL;
-    tess_status_t status = create_direct(comm->size, &direct);
-    TESS_TRY(tessi_comm_agree(comm, "ucx board", status), err_free);
+    tess_status_t status = tessi_comm_agree(comm, "ucx board", create_direct(comm->size, &direct));
+    if (status < 0 || !direct) goto err_free;
     /* New segments are zeroed by the kernel, so the board needs no other beginning. */
     TESS_TRY(tessi_segment_offer(ucx, "ucx board", TESSI_STAGE_OFFSET + 2 * TESSI_STAGE_HALF_BYTES,
                                  NULL, 0, &direct->own),

@@ -156,7 +156,7 @@ static tess_status_t move_data(const collect_t *collect, int kind)
     }
 }
 
-static tess_status_t run_message(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued)
+tess_status_t tessi_message_run(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued)
 {
     const tessi_op_record_t *record = &queued->op.record;
     TESSI_TRACE_SCOPE(TESS_TRACE_COMM, "ucx_message", -1, record->sequence);
@@ -180,5 +180,3 @@ static tess_status_t run_message(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued)
     }
     return TESS_OK;
 }
-
-const tessi_ucx_path_t tessi_ucx_path_message = {.name = "message", .run = run_message};

@@ -42,6 +42,14 @@ static tess_status_t look_up(const move_t *move)
     return tessi_ucx_interrupted(move->ucx, &move->queued->op.record);
 }
 
+/* Stores that go past the cache pay where it cannot hold what all ranks of the host write: measured
+ * on 2 ranks and 32 MiB of cache, at 16 MiB written memcpy was 1.5 times as fast, at 32 MiB as
+ * fast, at 64 MiB 1.5 times slower. */
+static void choose_stores(move_t *move, int64_t own_bytes)
+{
+    move->past_cache = own_bytes > move->direct->cache_bytes / move->size * 3 / 4;
+}
+
 static void copy_chunk(const move_t *move, void *to, const void *from, int64_t bytes)
 {
     if (to == from) return;
@@ -118,13 +126,15 @@ static tess_status_t gather_by_staging(const move_t *move, int64_t bytes)
 {
     const char *send = move->queued->op.send;
     char *recv = move->queued->op.recv;
-    tess_status_t status = copy_all(move, recv + move->rank * bytes, send, bytes);
+    tess_status_t status = TESS_OK;
     int64_t chunk = 0;
-    for (int64_t at = 0; status == TESS_OK && at < bytes; at += TESSI_STAGE_HALF_BYTES, chunk++) {
+    for (int64_t at = 0; at < bytes; at += TESSI_STAGE_HALF_BYTES, chunk++) {
         int64_t chunk_bytes = least(TESSI_STAGE_HALF_BYTES, bytes - at);
         TESS_TRY(wait_all_taken(move, chunk - 1), done);
         memcpy(stage(move, move->rank, chunk), send + at, (size_t)chunk_bytes);
         tessi_board_supply(move->ucx, move->queued, chunk + 1);
+        /* Now, while it is in the cache and the others come up. */
+        copy_chunk(move, recv + move->rank * bytes + at, send + at, chunk_bytes);
         for (int i = 1; i < move->size; i++) {
             int from = (move->rank + i) % move->size;
             TESS_TRY(tessi_board_wait_supplied(move->ucx, move->queued, from, chunk + 1), done);
@@ -139,7 +149,9 @@ done:
 static tess_status_t all_gather(move_t *move)
 {
     int64_t bytes = move->count * move->element_bytes;
-    move->past_cache = bytes * move->size > move->direct->cache_bytes / move->size;
+    const tessi_op_t *op = &move->queued->op;
+    int copies_own = op->send != (char *)op->recv + move->rank * bytes;
+    choose_stores(move, bytes * (move->size - 1 + copies_own));
     if (move->direct->all_recv) return gather_by_writing(move, bytes);
     if (move->direct->all_send) return gather_by_reading(move, bytes);
     return gather_by_staging(move, bytes);
@@ -284,7 +296,7 @@ done:
 static tess_status_t all_reduce(move_t *move)
 {
     int64_t bytes = move->count * move->element_bytes;
-    move->past_cache = bytes > move->direct->cache_bytes / move->size;
+    choose_stores(move, bytes);
     return move->direct->all_recv ? reduce_by_writing(move) : reduce_by_staging(move);
 }
 
@@ -335,14 +347,14 @@ static tess_status_t broadcast(move_t *move)
 {
     int root = move->queued->op.record.root;
     int64_t bytes = move->count * move->element_bytes;
-    move->past_cache = bytes > move->direct->cache_bytes / move->size;
+    choose_stores(move, bytes);
     return move->direct->all_recv ? broadcast_by_writing(move, root)
                                   : broadcast_by_staging(move, root);
 }
 
 /* --- the path --------------------------------------------------------------------------------- */
 
-static tess_status_t run_direct(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued)
+tess_status_t tessi_direct_run(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued)
 {
     const tessi_op_record_t *record = &queued->op.record;
     TESSI_TRACE_SCOPE(TESS_TRACE_COMM, "ucx_direct", -1, record->sequence);
@@ -370,5 +382,3 @@ static tess_status_t run_direct(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued)
         return TESS_OK; /* a barrier is the meeting */
     }
 }
-
-const tessi_ucx_path_t tessi_ucx_path_direct = {.name = "direct", .run = run_direct};

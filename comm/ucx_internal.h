@@ -7,7 +7,8 @@
  *   ucx_memory.c      segments that several processes map
  *   ucx_board.c       path `direct`: the shared board on which ranks post operations and progress
  *   ucx_direct.c      path `direct`: moving data with loads and stores
- *   ucx_message.c     path `message`: headers and chunked transfers
+ *   ucx_message.c     path `message`: requests, headers, giving up
+ *   ucx_transfer.c    path `message`: moving chunks
  *   ucx_collect.c     path `message`: the collectives as transfers
  *
  * UCX objects are touched by one thread at a time: by the caller's in open, allocate, free and
@@ -44,10 +45,8 @@ typedef struct tessi_ucx_op {
     tessi_spot_t send, recv; /* path direct */
 } tessi_ucx_op_t;
 
-typedef struct tessi_ucx_path {
-    const char *name;
-    tess_status_t (*run)(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued);
-} tessi_ucx_path_t;
+/* Runs one operation, on the thread of its stream. */
+typedef tess_status_t (*tessi_ucx_run_t)(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued);
 
 /* TESS_UCX_PATH; equal on all ranks. */
 typedef enum tessi_ucx_choice {
@@ -63,12 +62,13 @@ struct tessi_ucx {
     tess_comm_t *comm;
     tessi_turns_t *turns;
     tessi_ucx_choice_t choice;
-    const tessi_ucx_path_t *path;
+    tessi_ucx_run_t run; /* by the path that was agreed upon */
     ucp_context_h context;
     ucp_worker_h worker;
     ucp_ep_h *endpoints; /* (size); NULL for this rank, and once closed */
     ucs_status_t *lost;  /* (size) UCS_OK, or why UCX gave up a peer */
     void **closing;      /* (size) requests of endpoints that are being closed */
+    int all_may_share;   /* no rank's UCX_TLS leaves shared memory out */
     char *cards;         /* (size + 1, TESSI_CARD_BYTES): all ranks', and this rank's own */
     tessi_direct_t *direct;
     tessi_message_t *message;
@@ -236,11 +236,11 @@ tess_status_t tessi_board_wait_all_taken(tessi_ucx_t *ucx, const tessi_ucx_op_t 
 
 /* --- ucx_direct.c ----------------------------------------------------------------------------- */
 
-extern const tessi_ucx_path_t tessi_ucx_path_direct;
+tess_status_t tessi_direct_run(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued);
 
-/* --- ucx_message.c, ucx_collect.c ------------------------------------------------------------- */
+/* --- ucx_message.c, ucx_transfer.c, ucx_collect.c --------------------------------------------- */
 
-extern const tessi_ucx_path_t tessi_ucx_path_message;
+tess_status_t tessi_message_run(tessi_ucx_t *ucx, const tessi_ucx_op_t *queued);
 
 tess_status_t tessi_message_open(tessi_ucx_t *ucx);
 void tessi_message_close(tessi_ucx_t *ucx);

@@ -23,10 +23,8 @@
 #define KEY_BYTES 1024
 #define OCCUPIED_BYTES (TESSI_SEGMENTS_MAX / 8)
 #define PAGE_BYTES 4096
-/* Linux 5.14; libraries older than the kernel do not know it. */
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
+/* MADV_POPULATE_WRITE of Linux 5.14, which C libraries older than the kernel do not know. */
+#define ADVICE_POPULATE_WRITE 23
 
 typedef struct segment_card {
     int32_t status;
@@ -116,7 +114,7 @@ static mapping_t find_mapping(const void *address)
 /* Touches every page without the signal that a full file system would send. */
 static tess_status_t commit(void *base, int64_t bytes)
 {
-    if (madvise(base, (size_t)bytes, MADV_POPULATE_WRITE) == 0) return TESS_OK;
+    if (madvise(base, (size_t)bytes, ADVICE_POPULATE_WRITE) == 0) return TESS_OK;
     /* Before Linux 5.14: POSIX segments were written by UCX when it made them; System V segments
      * come from a file system without a limit. */
     if (errno == EINVAL) return TESS_OK;
@@ -219,7 +217,7 @@ static tess_status_t pin(const segment_card_t *card, const char *who, void **pin
     *pinned = NULL;
     if (card->shmid < 0) return TESS_OK;
     void *base = shmat((int)card->shmid, NULL, SHM_RDONLY);
-    if (base == (void *)-1)
+    if (base == MAP_FAILED)
         return tessi_fail(TESS_ERR_UNSUPPORTED,
                           "the memory of %s cannot be attached (%s): it has gone, or is in another "
                           "container or IPC namespace",
@@ -335,7 +333,8 @@ tess_status_t tessi_segment_offer(tessi_ucx_t *ucx, const char *what, int64_t by
 
     tess_status_t status =
         tessi_comm_exchange(comm, what, own, (int64_t)TESSI_CARD_BYTES, ucx->cards);
-    if (own->status < 0) return tessi_fail((tess_status_t)own->status, "%s", own->sentence);
+    if (own->status < 0 || !made)
+        return tessi_fail((tess_status_t)own->status, "%s", own->sentence);
     if (status == TESS_OK) status = check_cards(ucx, what, bytes);
     if (status < 0) {
         tessi_segment_destroy(ucx, made);

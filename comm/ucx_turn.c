@@ -108,7 +108,7 @@ static tess_status_t run_queued(void *argument)
                           "the communicator was closed with this operation still queued");
     tess_status_t status = check_stream(turns->ucx, queued);
     if (status == TESS_OK) status = wait_for_turn(turns, queued);
-    if (status == TESS_OK) status = turns->ucx->path->run(turns->ucx, queued);
+    if (status == TESS_OK) status = turns->ucx->run(turns->ucx, queued);
     if (status == TESS_OK)
         atomic_store_explicit(&turns->completed, queued->ticket, memory_order_release);
     leave(turns);

@@ -20,7 +20,8 @@
 typedef struct address_card {
     int32_t status;
     int32_t choice;
-    uint64_t address_bytes;
+    int32_t may_share;
+    uint32_t address_bytes;
     char sentence[SENTENCE_BYTES];
     unsigned char address[ADDRESS_BYTES];
 } address_card_t;
@@ -146,7 +147,7 @@ static tess_status_t pack_address(tessi_ucx_t *ucx, address_card_t *card)
     tess_status_t status = TESS_OK;
     if (bytes <= sizeof card->address) {
         memcpy(card->address, address, bytes);
-        card->address_bytes = bytes;
+        card->address_bytes = (uint32_t)bytes;
     } else {
         status = tessi_fail(TESS_ERR_UNSUPPORTED,
                             "UCX's address takes %zu bytes, more than the %d there is room for; "
@@ -264,8 +265,10 @@ void tessi_ucx_cut(tessi_ucx_t *ucx)
 
 /* --- connecting ------------------------------------------------------------------------------- */
 
-static tess_status_t check_cards(const tess_comm_t *comm, const char *cards, int32_t choice)
+static tess_status_t check_cards(tessi_ucx_t *ucx, const char *cards, int32_t choice)
 {
+    const tess_comm_t *comm = ucx->comm;
+    ucx->all_may_share = 1;
     for (int r = 0; r < comm->size; r++) {
         const address_card_t *card = (const void *)(cards + (size_t)r * TESSI_CARD_BYTES);
         char who[160];
@@ -276,6 +279,7 @@ static tess_status_t check_cards(const tess_comm_t *comm, const char *cards, int
             return tessi_fail(TESS_ERR_MISMATCH,
                               "communicator %s: %s differs between %s and this rank", comm->name,
                               tessi_option_variable(TESSI_OPTION_UCX_PATH), who);
+        ucx->all_may_share &= card->may_share;
     }
     return TESS_OK;
 }
@@ -286,13 +290,14 @@ tess_status_t tessi_ucx_connect(tessi_ucx_t *ucx)
     address_card_t *own = (void *)(ucx->cards + (size_t)comm->size * TESSI_CARD_BYTES);
     memset(own, 0, TESSI_CARD_BYTES);
     own->choice = (int32_t)ucx->choice;
+    own->may_share = tessi_ucx_may_share();
     own->status = start_worker(ucx, own);
     if (own->status < 0) snprintf(own->sentence, sizeof own->sentence, "%s", tess_last_error());
 
     tess_status_t status =
         tessi_comm_exchange(comm, "ucx addresses", own, TESSI_CARD_BYTES, ucx->cards);
     if (own->status < 0) return tessi_fail((tess_status_t)own->status, "%s", own->sentence);
-    if (status == TESS_OK) status = check_cards(comm, ucx->cards, own->choice);
+    if (status == TESS_OK) status = check_cards(ucx, ucx->cards, own->choice);
     if (status < 0) goto err_disconnect;
     TESS_TRY(tessi_comm_agree(comm, "ucx endpoints", create_endpoints(ucx, ucx->cards)),
              err_disconnect);

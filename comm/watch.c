@@ -72,6 +72,7 @@ void tessi_watch_take_failure(tess_world_t *world, uint64_t comm_id, tess_status
     snprintf(past->detail, sizeof past->detail, "%s", detail);
     for (tessi_watch_t *w = world->watches; w; w = w->next)
         if (w->comm_id == comm_id) (void)set_status(w, status, detail);
+    pthread_cond_broadcast(&world->changed);
 }
 
 /* Tells rank 0 that the communicator exists, or no longer does. Where there is no memory for the
@@ -127,14 +128,34 @@ void tessi_watch_remove(tess_world_t *world, tessi_watch_t *watch)
     pthread_mutex_unlock(&world->lock);
 }
 
+/* With the lock: who of the communicator has closed its world is most often why a wait ended by its
+ * deadline, unless the detail says so already. */
+static void add_who_left(const tess_world_t *world, const tessi_watch_t *watch, char *text,
+                         size_t bytes)
+{
+    char sentence[TESSI_SENTENCE_BYTES];
+    for (int n = 0; n < watch->group.count; n++) {
+        int rank = watch->group.ranks[n];
+        if (rank == world->rank || world->gone[rank] != TESSI_LEFT) continue;
+        tessi_gone_text(world, rank, TESSI_LEFT, 0, sentence, sizeof sentence);
+        size_t length = strlen(text);
+        if (!strstr(text, sentence)) snprintf(text + length, bytes - length, "; %s", sentence);
+    }
+}
+
 void tessi_watch_fail(tess_world_t *world, tessi_watch_t *watch, tess_status_t status,
                       const char *detail)
 {
+    char text[sizeof watch->detail];
+    snprintf(text, sizeof text, "%s", detail);
     pthread_mutex_lock(&world->lock);
-    if (set_status(watch, status, detail) && world->size > 1) {
+    if (status == TESS_ERR_TIMEOUT) add_who_left(world, watch, text, sizeof text);
+    int is_first = set_status(watch, status, text);
+    if (is_first) pthread_cond_broadcast(&world->changed);
+    if (is_first && world->size > 1) {
         int others = status == TESS_ERR_MISMATCH ? TESS_ERR_MISMATCH : TESS_ERR_PEER_LOST;
         tessi_message_failed_t message = {.comm_id = watch->comm_id, .status = others};
-        snprintf(message.detail, sizeof message.detail, "%s", detail);
+        snprintf(message.detail, sizeof message.detail, "%s", text);
         tessi_frame_t *frame = tessi_frame_create(TESSI_MESSAGE_FAILED, sizeof message);
         /* Without memory or connection the others find out by their own deadline. */
         if (frame) {
@@ -158,8 +179,7 @@ tess_status_t tessi_watch_status(tessi_watch_t *watch)
 void tessi_world_record(tess_world_t *world, const tessi_watch_t *watch,
                         const tessi_op_record_t *record)
 {
-    (void)watch;
-    if (world->size == 1) return;
+    if (watch->group.count == 1) return; /* there is nothing to compare it with */
     pthread_mutex_lock(&world->record_lock);
     world->records[world->record_head % TESSI_RECORD_RING] = *record;
     world->record_head++;

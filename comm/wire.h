@@ -31,6 +31,7 @@ typedef enum tessi_message {
     TESSI_MESSAGE_DIAGNOSE,
     TESSI_MESSAGE_DIAGNOSIS,
     TESSI_MESSAGE_LOST,
+    TESSI_MESSAGE_LEFT,
     TESSI_MESSAGE_PING,
     TESSI_MESSAGE_PONG,
     TESSI_MESSAGE_GOODBYE
@@ -107,7 +108,7 @@ TESS_MUST_CHECK tess_status_t tessi_socket_listen(const char *host, int port, in
                                                   int backlog, int *fd);
 
 /* Connects to any address of the host until the deadline. TESS_ERR_NOT_FOUND: no such host;
- * TESS_ERR_SYSTEM: refused or unreachable, worth another try. */
+ * TESS_ERR_SYSTEM: refused, unreachable or not to be looked up now, worth another try. */
 TESS_MUST_CHECK tess_status_t tessi_socket_connect(const char *host, int port, int64_t deadline_ns,
                                                    int *fd);
 

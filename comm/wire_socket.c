@@ -62,7 +62,10 @@ static tess_status_t resolve(const char *host, int port, int flags, struct addri
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
     int error = getaddrinfo(host, service, &hints, list);
     if (error == 0) return TESS_OK;
-    return tessi_fail(TESS_ERR_NOT_FOUND, "cannot find host '%s': %s", host ? host : "any",
+    /* Everything else may pass: a name server that is not up yet, too many open files. */
+    int is_unknown = error == EAI_NONAME || error == EAI_NODATA || error == EAI_FAIL;
+    return tessi_fail(is_unknown ? TESS_ERR_NOT_FOUND : TESS_ERR_SYSTEM,
+                      "cannot find host '%s': %s", host ? host : "any",
                       error == EAI_SYSTEM ? strerror(errno) : gai_strerror(error));
 }
 

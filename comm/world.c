@@ -336,6 +336,7 @@ static tess_status_t send_post(tess_world_t *world, tessi_group_t group, const c
     return status;
 }
 
+/* timeout_ms, or TESSI_GAVE_UP_FAILED. */
 static tess_status_t send_give_up(tess_world_t *world, const char *key, int timeout_ms)
 {
     tessi_message_give_up_t message = {.timeout_ms = timeout_ms};
@@ -346,6 +347,14 @@ static tess_status_t send_give_up(tess_world_t *world, const char *key, int time
     tess_status_t status = tessi_control_send(world, frame);
     tessi_frame_release(frame);
     return status;
+}
+
+/* With the lock: this rank waits no longer, since its communicator has failed. The others learn
+ * that too, but perhaps this exchange is the first that they hear of it. */
+static tess_status_t leave_failed(tess_world_t *world, tessi_request_t *request)
+{
+    (void)send_give_up(world, request->key, TESSI_GAVE_UP_FAILED);
+    return tessi_watch_status(request->watch);
 }
 
 /* With the lock: posts, waits, and at the deadline asks rank 0 who is missing. */
@@ -359,9 +368,11 @@ static tess_status_t exchange_locked(tess_world_t *world, tessi_group_t group, c
         if (r->key && strcmp(r->key, key) == 0)
             return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
                               "exchange '%s' is already under way in this process", key);
+    if (tessi_request_is_void(request)) return tessi_watch_status(request->watch);
     tessi_control_enqueue(world, request);
     TESS_TRY(send_post(world, group, key, mine, bytes), dequeue);
     if (!tessi_control_wait(world, request, tessi_deadline_ns(timeout_ms))) {
+        if (tessi_request_is_void(request)) TESS_TRY(leave_failed(world, request), dequeue);
         TESS_TRY(send_give_up(world, key, timeout_ms), dequeue);
         if (!tessi_control_wait(world, request, tessi_deadline_ns(TESSI_ANSWER_MS)))
             status = tessi_fail(TESS_ERR_TIMEOUT,
@@ -369,14 +380,16 @@ static tess_status_t exchange_locked(tess_world_t *world, tessi_group_t group, c
                                 timeout_ms, tessi_world_rank_text(world, 0, who, sizeof who));
     }
     if (request->is_done && request->status == TESS_OK) status = TESS_OK;
+    else if (tessi_request_is_void(request)) status = tessi_watch_status(request->watch);
     else if (request->is_done) status = tessi_fail(request->status, "%s", request->sentence);
 dequeue:
     tessi_control_dequeue(world, request);
     return status;
 }
 
-tess_status_t tessi_world_exchange(tess_world_t *world, tessi_group_t group, const char *key,
-                                   const void *mine, int64_t bytes, void *all, int timeout_ms)
+static tess_status_t exchange(tess_world_t *world, tessi_group_t group, tessi_watch_t *watch,
+                              const char *key, const void *mine, int64_t bytes, void *all,
+                              int timeout_ms)
 {
     TESSI_TRACE_SCOPE(TESS_TRACE_COMM, "exchange", bytes, -1);
     tess_status_t status = check_exchange(world, group, key, bytes);
@@ -387,11 +400,24 @@ tess_status_t tessi_world_exchange(tess_world_t *world, tessi_group_t group, con
     }
     if (timeout_ms < 0) timeout_ms = world->timeout_ms;
     tessi_request_t request = {
-        .key = key, .data = all, .data_bytes = (size_t)bytes * (size_t)group.count};
+        .key = key, .watch = watch, .data = all, .data_bytes = (size_t)bytes * (size_t)group.count};
     pthread_mutex_lock(&world->lock);
     status = exchange_locked(world, group, key, mine, bytes, &request, timeout_ms);
     pthread_mutex_unlock(&world->lock);
     return status;
+}
+
+tess_status_t tessi_world_exchange(tess_world_t *world, tessi_group_t group, const char *key,
+                                   const void *mine, int64_t bytes, void *all, int timeout_ms)
+{
+    return exchange(world, group, NULL, key, mine, bytes, all, timeout_ms);
+}
+
+tess_status_t tessi_world_exchange_watched(tess_world_t *world, tessi_watch_t *watch,
+                                           const char *key, const void *mine, int64_t bytes,
+                                           void *all, int timeout_ms)
+{
+    return exchange(world, watch->group, watch, key, mine, bytes, all, timeout_ms);
 }
 
 tess_status_t tess_world_barrier(tess_world_t *world, int timeout_ms)
@@ -421,7 +447,7 @@ void tessi_world_diagnose(tess_world_t *world, const tessi_watch_t *watch, int64
                           char *sentence, int64_t sentence_bytes)
 {
     char who[128];
-    if (world->size == 1) {
+    if (watch->group.count == 1) {
         snprintf(sentence, (size_t)sentence_bytes, "this rank is the only one of '%s'",
                  watch->name);
         return;

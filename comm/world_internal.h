@@ -44,13 +44,25 @@ void tessi_watch_add(tess_world_t *world, tessi_watch_t *watch);
 void tessi_watch_remove(tess_world_t *world, tessi_watch_t *watch);
 
 /* Sets the watch's status unless it has one, and tells the other ranks of the communicator, which
- * get TESS_ERR_PEER_LOST (or TESS_ERR_MISMATCH when status is that) with the same detail. Any
- * thread. */
+ * get TESS_ERR_PEER_LOST (or TESS_ERR_MISMATCH when status is that) with the same detail. To the
+ * detail of a timeout it adds who of the communicator has closed its world. Any thread. */
 void tessi_watch_fail(tess_world_t *world, tessi_watch_t *watch, tess_status_t status,
                       const char *detail);
 
+static inline int tessi_watch_has_failed(const tessi_watch_t *watch)
+{
+    return atomic_load_explicit(&watch->status, memory_order_acquire) != TESS_OK;
+}
+
 /* TESS_OK, or the watch's status with its detail in tess_last_error(). */
 tess_status_t tessi_watch_status(tessi_watch_t *watch);
+
+/* tessi_world_exchange among a communicator's ranks. Ends at once, with the watch's status and
+ * sentence, where the watch fails before the answer is here; those that wait for this rank then
+ * fail too. */
+tess_status_t tessi_world_exchange_watched(tess_world_t *world, tessi_watch_t *watch,
+                                           const char *key, const void *mine, int64_t bytes,
+                                           void *all, int timeout_ms);
 
 /* One operation as a rank issued it. */
 typedef struct tessi_op_record {
@@ -67,7 +79,8 @@ typedef struct tessi_op_record {
 
 /* For transports that cannot compare operations in band (nccl): queues the record for rank 0, which
  * compares it with what the other ranks issued under the same number; a difference fails the watch
- * on all ranks with TESS_ERR_MISMATCH. Never blocks; sent by the control thread every 50 ms. */
+ * on all ranks with TESS_ERR_MISMATCH. Does nothing for a communicator of one rank. Never blocks;
+ * sent by the control thread every 50 ms. */
 void tessi_world_record(tess_world_t *world, const tessi_watch_t *watch,
                         const tessi_op_record_t *record);
 

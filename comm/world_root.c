@@ -20,16 +20,16 @@
 /* Where the first derived port is taken by a stranger, rank 0 takes one of those behind it. */
 #define PORT_CANDIDATES 8
 
-/* FNV-1a. */
+/* With an end that no text contains, so that "a","bc" differs from "ab","c". */
 static uint64_t hash_text(uint64_t hash, const char *text)
 {
-    for (; *text; text++) hash = (hash ^ (unsigned char)*text) * 0x100000001b3u;
-    return (hash ^ 0xffu) * 0x100000001b3u; /* so that "a","bc" differs from "ab","c" */
+    static const unsigned char end = 0xff;
+    return tessi_hash(tessi_hash(hash, text, strlen(text)), &end, 1);
 }
 
 static uint64_t hash_job(const char *launcher, const char *a, const char *b)
 {
-    uint64_t hash = hash_text(hash_text(hash_text(0xcbf29ce484222325u, launcher), a), b);
+    uint64_t hash = hash_text(hash_text(hash_text(TESSI_HASH_START, launcher), a), b);
     return hash ? hash : 1;
 }
 

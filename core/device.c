@@ -23,14 +23,23 @@
 
 /* --- errors of queued work -------------------------------------------------------------------- */
 
-void tessi_stream_fail(tess_stream_t *stream, tess_status_t status, const char *detail)
+int tessi_stream_set_fault(tess_stream_t *stream, tess_status_t status, const char *detail)
 {
     pthread_mutex_lock(&stream->fault_lock);
-    if (atomic_load_explicit(&stream->fault_status, memory_order_relaxed) == TESS_OK) {
+    int is_first = atomic_load_explicit(&stream->fault_status, memory_order_relaxed) == TESS_OK;
+    if (is_first) {
         snprintf(stream->fault_detail, sizeof stream->fault_detail, "%s", detail);
         atomic_store_explicit(&stream->fault_status, (int)status, memory_order_release);
     }
     pthread_mutex_unlock(&stream->fault_lock);
+    return is_first;
+}
+
+void tessi_stream_fail(tess_stream_t *stream, tess_status_t status, const char *detail)
+{
+    int is_first = tessi_stream_set_fault(stream, status, detail);
+    if (is_first && stream->device->kind == TESS_DEVICE_CUDA)
+        tessi_device_cuda_spread_fault(stream);
 }
 
 tess_status_t tessi_stream_fault(const tess_stream_t *stream)

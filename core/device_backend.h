@@ -77,4 +77,10 @@ int tessi_device_cuda_count(void);
 tess_status_t tessi_device_cuda_open(int index, tess_device_t **device);
 int tessi_device_cuda_owns(const void *pointer);
 
+/* Sets the stream's own fault and no other's; 1 when it had none before. */
+int tessi_stream_set_fault(tess_stream_t *stream, tess_status_t status, const char *detail);
+
+/* Gives the stream's fault to those that wait for it. On the host it travels by itself. */
+void tessi_device_cuda_spread_fault(tess_stream_t *stream);
+
 #endif

@@ -113,6 +113,14 @@ TESSI_API void *tessi_calloc(size_t count, size_t bytes);
 TESSI_API void *tessi_aligned_alloc(size_t alignment, size_t bytes);
 TESSI_API void tessi_free(void *pointer);
 
+/* --- hashes (hash.c)
+ * ---------------------------------------------------------------------------------------- */
+
+/* FNV-1a, 64 bits: start with TESSI_HASH_START, or with the hash of what comes before. Not for
+ * secrets. */
+#define TESSI_HASH_START UINT64_C(0xcbf29ce484222325)
+TESSI_API uint64_t tessi_hash(uint64_t seed, const void *data, size_t bytes);
+
 /* --- time and waiting (wait.c)
  * ---------------------------------------------------------------------- */
 
@@ -159,6 +167,18 @@ TESSI_API void tessi_stream_fail(tess_stream_t *stream, tess_status_t status, co
 
 /* Where a pointer lives as far as CUDA knows: 1 device memory, 0 anything else or no CUDA here. */
 TESSI_API int tessi_pointer_is_device(const void *pointer);
+
+/* --- the current CUDA device (cuda_base.c) ---------------------------------------------------- */
+
+/* Makes `index` the thread's current device; gives what tessi_cuda_leave goes back to. A device
+ * without a context is not gone back to, because that would create one. Without CUDA: nothing. */
+TESSI_API int tessi_cuda_enter(int index);
+TESSI_API void tessi_cuda_leave(const int *previous);
+
+/* From here to the end of the block CUDA calls act on device `index`. */
+#define TESSI_ON_DEVICE(index)                                                                     \
+    __attribute__((cleanup(tessi_cuda_leave), unused)) const int tessi_previous =                  \
+        tessi_cuda_enter(index)
 
 /* --- trace ranges
  * ------------------------------------------------------------------------------------ */

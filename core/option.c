@@ -73,7 +73,7 @@ tess_status_t tessi_option_int(tessi_option_t option, int64_t low, int64_t high,
 int tessi_timeout_or_default(int timeout_ms)
 {
     static atomic_flag told = ATOMIC_FLAG_INIT;
-    int64_t value;
+    int64_t value = 0;
     if (timeout_ms >= 0) return timeout_ms;
     if (tessi_option_int(TESSI_OPTION_TIMEOUT_MS, 0, INT_MAX, &value) == TESS_OK) return (int)value;
 

@@ -59,6 +59,8 @@ static const wrong_t wrongs[] = {
     {"bench_allgather --tune -n 5", "has no meaning with --tune"},
     {"bench_allgather --tune --memory both", "has no meaning with --tune"},
     {"bench_allgather --tune --transport ucx,self", "takes one of"},
+    {"bench_allgather --tune --transport nccl,raw-nccl", "--raw-nccl puts"},
+    {"bench_overlap --transport nccl,raw-nccl", "always measured beside it"},
     {"bench_allgather --tune --params 1e9 --model-bytes 1G", "not by both"},
     {"bench_allgather --tune --tokens 5 --gemm 1,2,3", "not by both"},
     {"bench_allgather --tune --gemm 1,2", "write M,N,K"},

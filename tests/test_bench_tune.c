@@ -18,7 +18,7 @@ static int ranks_here(void)
     return rig_has_ucx() ? 2 : 1;
 }
 
-/* The line that people and scripts look for: exactly once, and the fragment right behind it. */
+/* The line that people and scripts look for: exactly once and last, and the fragment before it. */
 static void check_recommendation(const char *output, int64_t element_bytes, char *fragment,
                                  size_t fragment_bytes)
 {
@@ -28,9 +28,11 @@ static void check_recommendation(const char *output, int64_t element_bytes, char
     const char *line = strstr(output, "\nrecommended bucket: ");
     assert_non_null(line);
     sscanf(line, "\nrecommended bucket: %lld bytes (%lld elements)\n%n", &bytes, &elements, &end);
-    if (end == 0) fail_msg("not the agreed line: %s", line);
+    if (end == 0 || line[end] != '\0') fail_msg("not the agreed last line: %s", line);
     assert_true(bytes == elements * element_bytes);
-    snprintf(fragment, fragment_bytes, "%s", line + end);
+    const char *start = line;
+    while (start > output && start[-1] != '\n') start--;
+    snprintf(fragment, fragment_bytes, "%.*s", (int)(line - start), start);
     json_t *json = rig_json(fragment);
     assert_non_null(rig_at(json, "zero_optimization"));
     json_decref(json);
@@ -121,6 +123,54 @@ static void communication_alone(void **state)
     run = rig_expect(0, "bench_allgather --ranks 1 " QUICK "--tokens 0 --csv -");
     assert_int_equal(rig_count(run.out, "\n"), 1 + 4);
     assert_int_equal(rig_count(run.out, ",1\n"), 1); /* one row is recommended */
+    rig_free(&run);
+}
+
+/* A size that does not hold the largest tensor of the list would measure larger buckets than it
+ * says; it is shown, and neither measured nor recommended. */
+static void sizes_below_a_tensor(void **state)
+{
+    (void)state;
+    rig_run_t run = rig_expect(0, "bench_allgather --ranks 1 --tune --device host --model-bytes "
+                                  "64M -b 4K -e 64K --tokens 0 --budget 0.1 --json -");
+    assert_int_equal(rig_count(run.err, "smaller than a tensor of the list"), 2);
+    json_t *document = rig_json(run.out), *rows = rig_at(document, "results");
+    assert_int_equal((int)json_array_size(rows), 5); /* 4, 8, 16, 32, 64 KiB; blocks of 15 KiB */
+    for (size_t r = 0; r < 5; r++) {
+        json_t *row = json_array_get(rows, r);
+        assert_int_equal(json_is_true(rig_at(row, "too_small")), r < 2);
+        assert_int_equal(json_object_get(row, "communication") == NULL, r < 2);
+        if (r >= 2)
+            assert_true(rig_number(row, "largest_bytes") <= rig_number(row, "bucket_bytes"));
+    }
+    check_rule(document, "communication");
+    json_decref(document);
+    rig_free(&run);
+    run = rig_expect(2, "bench_allgather --ranks 1 --tune --device host --model-bytes 64M -b 1K "
+                        "-e 4K");
+    assert_non_null(strstr(run.err, "no bucket size up to 4096 bytes holds"));
+    rig_free(&run);
+}
+
+/* A budget that the first rows use up: every row is seen all the same, the late ones once. */
+static void budget_ends_early(void **state)
+{
+    (void)state;
+    rig_run_t run = rig_expect(0, "bench_allgather --ranks 1 --tune --device host --model-bytes "
+                                  "64M --budget 0.1 --json -");
+    json_t *document = rig_json(run.out), *rows = rig_at(document, "results");
+    size_t count = json_array_size(rows);
+    assert_int_equal((int)count, 7);
+    for (size_t r = 0; r < count; r++) {
+        size_t passes = json_array_size(rig_at(json_array_get(rows, r), "communication/samples_s"));
+        assert_true(passes == 3 || (r > 0 && passes == 1));
+        if (r + 1 == count) assert_int_equal((int)passes, 1);
+    }
+    assert_int_equal((int)rig_number(document, "rounds"), 1);
+    assert_true(json_is_true(rig_at(document, "ended_early")));
+    assert_false(json_is_true(rig_at(document, "stable")));
+    assert_non_null(strstr(run.err, "ended early by --budget 0.1; nothing was repeated"));
+    json_decref(document);
     rig_free(&run);
 }
 
@@ -237,6 +287,8 @@ int main(void)
         cmocka_unit_test(gathering),
         cmocka_unit_test(reducing),
         cmocka_unit_test(communication_alone),
+        cmocka_unit_test(sizes_below_a_tensor),
+        cmocka_unit_test(budget_ends_early),
         cmocka_unit_test(sampling),
         cmocka_unit_test(plots),
         cmocka_unit_test(without_gnuplot),

@@ -185,7 +185,11 @@ static int gather_until_accident(int rank, void *argument)
     comm_rig_t rig;
     pthread_t thread;
     rig_open(&rig, rank, SHORT_MS);
-    if (rank == ODD_RANK) RANK_CHECK(pthread_create(&thread, NULL, have_accident, accident) == 0);
+    RANK_OK(rig_all_gather(&rig, 60000)); /* so that all have an operation to be named */
+    if (rank == ODD_RANK) {
+        RANK_OK(tess_stream_synchronize(rig.stream, LONG_MS));
+        RANK_CHECK(pthread_create(&thread, NULL, have_accident, accident) == 0);
+    }
     tess_status_t status = TESS_OK;
     while (status == TESS_OK) {
         for (int i = 0; i < 8 && status == TESS_OK; i++) status = rig_all_gather(&rig, 60000);

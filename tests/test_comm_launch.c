@@ -345,6 +345,23 @@ static void test_second_signal_means_now(void **state)
     assert_true(outcome.took_ms < 8000);
 }
 
+static int zero_is_stopped(int rank)
+{
+    if (rank != 0) return die_of_signal(rank);
+    atomic_fetch_add(&shared->ready, 1);
+    raise(SIGSTOP);
+    return 1;
+}
+
+/* One signal is enough to end the job, also where a rank cannot hear it. */
+static void test_signal_ends_stopped_ranks(void **state)
+{
+    (void)state;
+    outcome_t outcome = run_and_signal(2, zero_is_stopped, SIGTERM, 1);
+    expect_outcome(&outcome, 128 + SIGTERM, "signal 15: stopping 2 ranks\n");
+    assert_true(outcome.took_ms < 10000);
+}
+
 /* The kernel ends the ranks when their parent is killed. */
 static void test_killed_parent_leaves_nobody(void **state)
 {
@@ -488,6 +505,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_last_rank_fails),
         cmocka_unit_test(test_signals_are_forwarded),
         cmocka_unit_test(test_second_signal_means_now),
+        cmocka_unit_test(test_signal_ends_stopped_ranks),
         cmocka_unit_test(test_killed_parent_leaves_nobody),
         cmocka_unit_test(test_bad_requests),
         cmocka_unit_test(test_faults),

@@ -305,7 +305,8 @@ static int die_busy(int rank, void *argument)
     for (int i = 0; i < 100; i++) {
         tess_collective_t arguments = {
             .send = rig.send, .recv = buffer, .count = 100000, .dtype = TESS_DTYPE_BYTE};
-        RANK_OK(tess_comm_all_gather(rig.comm, &arguments, rig.stream));
+        /* The first to die disturbs the others, which does not matter. */
+        if (tess_comm_all_gather(rig.comm, &arguments, rig.stream) < 0) break;
     }
     raise(SIGKILL);
     return 0;

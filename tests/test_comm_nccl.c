@@ -122,6 +122,46 @@ static void killed_rank_is_named(void **state)
     assert_int_equal(codes[DYING], 128 + SIGKILL);
 }
 
+/* A stream that only waits for the gather's event must not take a gather that was cut short for a
+ * finished one. */
+static int waiting_body(int rank, void *argument)
+{
+    (void)argument;
+    rank_state_t state = open_rank(rank);
+    tess_stream_t *compute;
+    tess_event_t *filled;
+    RANK_OK(tess_stream_create(state.device, TESS_PRIORITY_NORMAL, &compute));
+    RANK_OK(tess_event_create(state.device, TESS_EVENT_ORDER, &filled));
+    RANK_OK(gather_once(&state, COUNT));
+    if (rank == DYING) raise(SIGKILL);
+    tess_collective_t gather = {
+        .send = state.buffer, .recv = state.buffer, .count = COUNT, .dtype = TESS_DTYPE_BF16};
+    tess_status_t queued = tess_comm_all_gather(state.comm, &gather, state.stream);
+    if (queued == TESS_OK) {
+        RANK_OK(tess_event_record(filled, state.stream));
+        RANK_OK(tess_stream_wait_event(compute, filled));
+        RANK_CHECK(tess_stream_synchronize(compute, 3 * SHORT_TIMEOUT_MS) == TESS_ERR_PEER_LOST);
+        RANK_CHECK(tess_event_synchronize(filled, 1000) == TESS_ERR_PEER_LOST);
+    } else {
+        RANK_CHECK(queued == TESS_ERR_PEER_LOST); /* the news was faster than this rank */
+    }
+    tess_comm_close(state.comm);
+    state.comm = NULL;
+    tess_event_destroy(filled);
+    tess_stream_destroy(compute);
+    check_device_usable(&state);
+    close_rank(&state);
+    return 0;
+}
+
+static void failure_travels_along_events(void **state)
+{
+    (void)state;
+    int codes[RANKS];
+    assert_int_equal(test_ranks(RANKS, waiting_body, NULL, 60000, codes), 1);
+    assert_int_equal(codes[DYING], 128 + SIGKILL);
+}
+
 static int stopped_body(int rank, void *argument)
 {
     (void)argument;
@@ -259,6 +299,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(more_in_flight_than_slots),
         cmocka_unit_test(killed_rank_is_named),
+        cmocka_unit_test(failure_travels_along_events),
         cmocka_unit_test(stopped_rank_is_named),
         cmocka_unit_test(differing_count_is_named),
         cmocka_unit_test(absent_rank_is_named_at_open),

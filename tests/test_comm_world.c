@@ -185,6 +185,38 @@ static void test_missing_rank_is_named(void **state)
         assert_int_equal(test_ranks(4, one_is_missing, &missing, 10000, NULL), 0);
 }
 
+/* Who waits long says for what, while it waits. */
+static int wait_for_unknown_host(int rank, void *argument)
+{
+    (void)argument;
+    char text[1024] = "";
+    int ends[2];
+    tess_world_t *world;
+    tess_world_config_t config = with_timeout(3600);
+    if (rank == 0) return 0;
+    /* No name server is asked for a name with a blank. */
+    setenv("TESS_ROOT", "no such host:7000", 1);
+    RANK_CHECK(pipe(ends) == 0);
+    int before = dup(STDERR_FILENO);
+    dup2(ends[1], STDERR_FILENO);
+    tess_status_t status = tess_world_open(&config, &world);
+    dup2(before, STDERR_FILENO);
+    close(ends[1]);
+    RANK_CHECK(status == TESS_ERR_TIMEOUT);
+    expect_text("cannot find host 'no such host'");
+    RANK_CHECK(read(ends[0], text, sizeof text - 1) > 0);
+    RANK_CHECK(strstr(text, "tessera[rank 1]: rank 0 does not answer at no such host port 7000"));
+    RANK_CHECK(strstr(text, "cannot find host 'no such host'"));
+    RANK_CHECK(strchr(text, '\n') == strrchr(text, '\n'));
+    return 0;
+}
+
+static void test_unknown_host_is_told(void **state)
+{
+    (void)state;
+    assert_int_equal(test_ranks(2, wait_for_unknown_host, NULL, 15000, NULL), 0);
+}
+
 static int two_are_missing(int rank, void *argument)
 {
     (void)argument;
@@ -278,6 +310,7 @@ int main(void)
         cmocka_unit_test(test_local_rank_from_host_names),
         cmocka_unit_test(test_ipv6_and_names),
         cmocka_unit_test(test_missing_rank_is_named),
+        cmocka_unit_test(test_unknown_host_is_told),
         cmocka_unit_test(test_one_gives_up),
         cmocka_unit_test(test_size_mismatch),
         cmocka_unit_test(test_duplicate_rank),

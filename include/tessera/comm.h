@@ -32,7 +32,9 @@ typedef struct tess_comm_config {
     const char *name;      /* in messages and traces; NULL: "world". Equal on all ranks */
     const int *ranks;      /* ascending world ranks that take part; NULL: all. Copied */
     int rank_count;        /* length of ranks; ignored where ranks is NULL */
-    int timeout_ms; /* deadline of one collective once all before it are done; 0: the world's */
+    int timeout_ms; /* deadline of one collective, from the end of the one before it or, on nccl,
+                       from when it was queued, whichever is later: longer than any compute that it
+                       is queued behind. 0: the world's */
 } tess_comm_config_t;
 
 #define TESS_COMM_CONFIG_DEFAULT                                                                   \

@@ -5,7 +5,9 @@
  * calls named synchronize, and destroy, which waits for what is queued. On the host back end a
  * stream is a worker thread with a queue, so a missing event wait is a real race there too.
  * Errors of queued work stay with the stream: the first one is returned by every later
- * tess_stream_synchronize, and travels along tess_stream_wait_event to the streams that wait.
+ * tess_stream_synchronize, and travels along tess_stream_wait_event to the streams that wait. On
+ * CUDA a stream fails with any stream whose events it has waited for, also when it has passed them,
+ * and an event fails with the stream that recorded it.
  *
  * Threads: a device may be used from any thread; one stream or event by one thread at a time.
  * Lifetime: streams, events and memory must be gone before their device is closed.

@@ -20,8 +20,10 @@ typedef enum tess_launch_role {
 /* Starts `ranks` copies of this process, each with TESS_RANK, TESS_WORLD_SIZE, TESS_LOCAL_RANK,
  * TESS_LOCAL_SIZE and TESS_ROOT set. In a child *role is TESS_LAUNCH_RANK. The parent waits; when a
  * rank fails, the others get a few seconds to report, are ended (SIGTERM, then SIGKILL), and
- * *exit_code is that of the rank that failed first (128 + signal where one ended it). When the
- * parent itself dies the children are ended by the kernel. Nothing is left behind.
+ * *exit_code is that of the rank that failed first (128 + signal where one ended it). SIGINT or
+ * SIGTERM to the parent goes on to the ranks, which get the same few seconds; a second one ends
+ * them at once. When the parent itself dies the children are ended by the kernel. Nothing is left
+ * behind.
  *
  * ranks == 1 starts nothing and gives TESS_LAUNCH_RANK. TESS_ERR_INVALID_ARGUMENT when a launcher
  * already started this process as one of several ranks. */

@@ -12,7 +12,7 @@
 #include "bench_options.h"
 #include "core/internal.h"
 
-#define FLAGS_MAX 64
+#define FLAGS_MAX 96
 
 static const char after_options[] =
     "\vSizes are total bytes: what an all-gather gathers, what one rank puts into a "
@@ -33,15 +33,26 @@ static const char after_options_overlap[] =
     "transport, "
     "device or system error, 4 a deadline passed.";
 
+static const char after_options_adam[] =
+    "\vTimes one step of Adam over parameters that lie in a row, for each size, layout and number "
+    "of threads: `pass` is the one call of tess_adam_step (un-scale, clip, update, cast), `step` "
+    "has the gradient statistics and the decision about the step before it. Bandwidths count what "
+    "is read and written; 100 % of copy is a copy in the same run, which reads and writes as "
+    "many bytes. Times are medians, those of the slowest rank. A list is \"1e5,1e8\": K and M "
+    "are not understood, because parameters are no bytes.\n\n"
+    "Exit codes: 0 all is well, 1 wrong data, 2 bad command line or a file that cannot be written, "
+    "3 a device or system error, 4 a deadline passed.";
+
 typedef struct reading {
     bench_options_t *options;
     unsigned char given[FLAGS_MAX]; /* (bench_flag_count) */
 } reading_t;
 
-static const bench_flag_t *find_flag(int key, int *index)
+/* A letter may stand for one flag here and for another in the next program. */
+static const bench_flag_t *find_flag(const bench_program_t *program, int key, int *index)
 {
     for (int f = 0; f < bench_flag_count; f++) {
-        if (bench_flags[f].key != key) continue;
+        if (bench_flags[f].key != key || !(bench_flags[f].modes & program->modes)) continue;
         *index = f;
         return &bench_flags[f];
     }
@@ -65,7 +76,7 @@ static error_t read_flag(int key, char *argument, struct argp_state *state)
                      "\"%s\" is not a flag; all arguments are flags, see --help", argument);
     }
     int index;
-    const bench_flag_t *flag = find_flag(key, &index);
+    const bench_flag_t *flag = find_flag(reading->options->program, key, &index);
     if (!flag) return ARGP_ERR_UNKNOWN;
     reading->given[index] = 1;
     if (bench_flag_store(flag, reading->options, argument) < 0) {
@@ -94,7 +105,7 @@ static tess_status_t check_modes(const reading_t *reading)
 static int is_given(const reading_t *reading, int key)
 {
     int index;
-    return find_flag(key, &index) && reading->given[index];
+    return find_flag(reading->options->program, key, &index) && reading->given[index];
 }
 
 static int names_raw_nccl(const bench_options_t *options)
@@ -114,6 +125,11 @@ static const char *contradiction(const reading_t *reading)
         return "the smallest size (-b) is larger than the largest (-e)";
     if (is_given(reading, 'i') && is_given(reading, 'f'))
         return "sizes grow by a step (-i) or by a factor (-f), not by both";
+    if (options->mode == BENCH_MODE_ADAM &&
+        (options->dtype == TESS_DTYPE_BYTE || options->parameter == TESS_DTYPE_BYTE))
+        return "gradients (-d) and parameters (--parameter) are bf16, fp16 or fp32";
+    if (options->device == BENCH_DEVICE_CUDA && options->threads.count > 0)
+        return "--threads is for the host, and --device says cuda";
     if (sums && options->dtype == TESS_DTYPE_BYTE)
         return "bytes cannot be summed; choose bf16, fp16 or fp32 (-d)";
     if (!sums && is_given(reading, 'o')) return "an all-gather reduces nothing; leave out -o";
@@ -143,12 +159,12 @@ static void set_defaults(const bench_program_t *program, bench_options_t *option
 {
     *options = (bench_options_t){
         .program = program,
-        .mode = program->modes & BENCH_MODE_SWEEP ? BENCH_MODE_SWEEP : BENCH_MODE_OVERLAP,
+        .mode = program->modes & BENCH_MODE_SWEEP ? BENCH_MODE_SWEEP : (bench_mode_t)program->modes,
         .bytes_min = BENCH_UNSET,
         .bytes_max = BENCH_UNSET,
         .step_bytes = BENCH_UNSET,
         .step_factor = 2,
-        .iterations = 20,
+        .iterations = program->modes & BENCH_MODE_ADAM ? BENCH_UNSET : 20,
         .warmups = BENCH_UNSET,
         .repetitions = 5,
         .check = 1,
@@ -167,13 +183,17 @@ static void set_defaults(const bench_program_t *program, bench_options_t *option
         .sample_bytes = BENCH_UNSET,
         .collective_count = 2,
         .gemm_count = 4,
+        .parameter = TESS_DTYPE_BF16,
+        .groups = 1000,
+        .huge_pages = 1,
     };
 }
 
-/* In --help: what is measured, where and into which files, tuning, overlap. */
+/* In --help: what is measured, where and into which files, tuning, and what one program has alone.
+ */
 static int group_of(int key)
 {
-    return key < 258 ? 1 : key < 270 ? 2 : key < 290 ? 3 : 4;
+    return key < 258 || key >= 310 ? 1 : key < 270 ? 2 : key < 290 ? 3 : 4;
 }
 
 /* argp's own table: the flags of this program, the refused ones hidden. */
@@ -208,8 +228,10 @@ void bench_options_parse(int argc, char **argv, const bench_program_t *program,
     set_defaults(program, options);
     fill_table(program, table);
     snprintf(version, sizeof version, "%s (Tessera) %s", program->name, tess_version());
-    snprintf(text, sizeof text, "%s%s", program->purpose,
-             program->modes & BENCH_MODE_OVERLAP ? after_options_overlap : after_options);
+    const char *after = program->modes & BENCH_MODE_OVERLAP ? after_options_overlap
+                        : program->modes & BENCH_MODE_ADAM  ? after_options_adam
+                                                            : after_options;
+    snprintf(text, sizeof text, "%s%s", program->purpose, after);
     argp_program_version = version;
     argp_err_exit_status = BENCH_EXIT_USAGE;
     struct argp parser = {.options = table, .parser = read_flag, .doc = text};
@@ -243,7 +265,9 @@ void bench_options_resolve(bench_options_t *options, tess_device_kind_t kind)
                                  ? options->bytes_min
                                  : high;
     if (options->warmups == BENCH_UNSET)
-        options->warmups = options->mode == BENCH_MODE_OVERLAP ? 1 : 5;
+        options->warmups = options->mode == BENCH_MODE_OVERLAP ? 1
+                           : options->mode == BENCH_MODE_ADAM  ? 2
+                                                               : 5;
     if (options->gemm.m == BENCH_UNSET && options->mode == BENCH_MODE_OVERLAP)
         options->gemm = cuda ? (bench_gemm_t){8192, 8192, 8192} : (bench_gemm_t){512, 512, 512};
     if (options->tokens == BENCH_UNSET)

@@ -14,7 +14,9 @@
 #define SWEEP BENCH_MODE_SWEEP
 #define TUNE BENCH_MODE_TUNE
 #define OVERLAP BENCH_MODE_OVERLAP
-#define ALL (SWEEP | TUNE | OVERLAP)
+#define ADAM BENCH_MODE_ADAM
+#define COMM (SWEEP | TUNE | OVERLAP)
+#define ALL (COMM | ADAM)
 
 static tess_status_t read_dtype(bench_options_t *options, const char *text)
 {
@@ -103,6 +105,26 @@ static tess_status_t read_collective(bench_options_t *options, const char *text)
     return TESS_OK;
 }
 
+static tess_status_t read_params_each(bench_options_t *options, const char *text)
+{
+    return bench_read_list(text, 1, 1e12, &options->params_each);
+}
+
+static tess_status_t read_threads(bench_options_t *options, const char *text)
+{
+    return bench_read_list(text, 1, 4096, &options->threads);
+}
+
+static tess_status_t read_layouts(bench_options_t *options, const char *text)
+{
+    return bench_read_layouts(text, &options->layouts);
+}
+
+static tess_status_t read_parameter(bench_options_t *options, const char *text)
+{
+    return tess_dtype_parse(text, &options->parameter);
+}
+
 static tess_status_t read_tune(bench_options_t *options, const char *text)
 {
     (void)text;
@@ -132,45 +154,48 @@ static tess_status_t ignore(bench_options_t *options, const char *text)
 #define REAL(field, from, to) .kind = BENCH_FLAG_REAL, AT(field), .low = (from), .high = (to)
 #define TEXT(field) .kind = BENCH_FLAG_TEXT, AT(field)
 #define OTHER(function) .kind = BENCH_FLAG_OTHER, .read = (function)
-#define REFUSED(letter, long_name, why)                                                            \
+#define REFUSED_IN(in, letter, long_name, why)                                                     \
     {                                                                                              \
-        (letter), (long_name), "N", ALL, BENCH_FLAG_REFUSED, 0, 0, 0, 0, (why)                     \
+        (letter), (long_name), "N", (in), BENCH_FLAG_REFUSED, 0, 0, 0, 0, (why)                    \
     }
+#define REFUSED(letter, long_name, why) REFUSED_IN(COMM, letter, long_name, why)
+#define BY_PARAMS "sizes are numbers of parameters; --params 1e8,1e9 lists them"
 
 /* clang-format off */
 const bench_flag_t bench_flags[] = {
-    {'b', "minbytes", "SIZE", ALL, BYTES(bytes_min),
+    {'b', "minbytes", "SIZE", COMM, BYTES(bytes_min),
      .help = "smallest size; K, M, G are powers of 1024. Total bytes gathered, or put into a "
              "reduce-scatter; with --tune the smallest bucket"},
-    {'e', "maxbytes", "SIZE", ALL, BYTES(bytes_max), .help = "largest size"},
+    {'e', "maxbytes", "SIZE", COMM, BYTES(bytes_max), .help = "largest size"},
     {'i', "stepbytes", "SIZE", SWEEP | OVERLAP, BYTES(step_bytes),
      .help = "add this from size to size"},
-    {'f', "stepfactor", "X", ALL, REAL(step_factor, 1.01, 1e6),
+    {'f', "stepfactor", "X", COMM, REAL(step_factor, 1.01, 1e6),
      .help = "multiply sizes by this (2)"},
     {'n', "iters", .modes = SWEEP, INTEGER(iterations, 1, 100000),
      .help = "operations queued at once in one repetition (20)"},
-    {'w', "warmup_iters", .modes = SWEEP | OVERLAP, INTEGER(warmups, 0, 100000),
-     .help = "untimed operations (or passes) before (5; bench_overlap: 1)"},
-    {256, "repeat", .modes = SWEEP | OVERLAP, INTEGER(repetitions, 1, 1000),
+    {'w', "warmup_iters", .modes = SWEEP | OVERLAP | ADAM, INTEGER(warmups, 0, 100000),
+     .help = "untimed operations (or passes) before (5; bench_overlap: 1; bench_adam: 2)"},
+    {256, "repeat", .modes = SWEEP | OVERLAP | ADAM, INTEGER(repetitions, 1, 1000),
      .help = "repetitions, of which the median is reported (5)"},
     {'c', "check", .modes = SWEEP, INTEGER(check, 0, 1),
      .help = "1: check every element of the results (1)"},
-    {'d', "datatype", "TYPE", ALL, OTHER(read_dtype),
+    {'d', "datatype", "TYPE", COMM, OTHER(read_dtype),
      .help = "byte, bf16, fp16 or fp32 (fp32; with --tune and in bench_overlap bf16)"},
-    {'o', "op", "OP", ALL, OTHER(read_reduction), .help = "sum or avg, of a reduce-scatter (sum)"},
+    {'o', "op", "OP", COMM, OTHER(read_reduction), .help = "sum or avg, of a reduce-scatter (sum)"},
     {'I', "per-iteration", .modes = SWEEP, .kind = BENCH_FLAG_SET, AT(per_iteration),
      .help = "also time each operation alone: p50, p95, p99"},
     {'T', "timeout", .modes = ALL, INTEGER(timeout_s, 1, 86400),
      .help = "seconds until a rank that does not answer is an error (60)"},
-    {'G', "cudagraph", "N", ALL, OTHER(read_graph), .help = "only 0 is accepted"},
-    {257, "seed", .modes = SWEEP, INTEGER(seed, 0, 1e15), .help = "seed of the inputs (1)"},
+    {'G', "cudagraph", "N", COMM, OTHER(read_graph), .help = "only 0 is accepted"},
+    {257, "seed", .modes = SWEEP | ADAM, INTEGER(seed, 0, 1e15), .help = "seed of the inputs (1)"},
 
-    {258, "transport", "A,B", ALL, OTHER(read_transports),
+    {258, "transport", "A,B", COMM, OTHER(read_transports),
      .help = "auto, self, ucx, nccl, raw-nccl (NCCL's own calls); several are compared in one run "
              "(auto)"},
     {259, "device", "KIND", ALL, OTHER(read_device), .help = "auto, host or cuda (auto)"},
     {260, "ranks", .modes = ALL, INTEGER(ranks, 1, 4096),
-     .help = "processes to start here (all CUDA devices; on the host one a core, from 2 to 8)"},
+     .help = "processes to start here (all CUDA devices; on the host one a core, from 2 to 8; "
+             "bench_adam: 1)"},
     {261, "memory", "KIND", SWEEP, OTHER(read_memory),
      .help = "registered (with the transport), user or both (registered)"},
     {262, "json", "FILE", ALL, TEXT(json), .help = "write the results as JSON; - is standard output"},
@@ -206,6 +231,26 @@ const bench_flag_t bench_flags[] = {
     {292, "gemms", .modes = OVERLAP, INTEGER(gemm_count, 1, 10000),
      .help = "matrix products beside the collectives (4)"},
 
+    {310, "params", "A,B", ADAM, OTHER(read_params_each),
+     .help = "parameters to step, one or several numbers (host 1e5,2e7; CUDA 1e5,1e8,1e9)"},
+    {311, "layout", "A,B", ADAM, OTHER(read_layouts),
+     .help = "master, remainder, master-bf16, remainder-bf16, master-8bit, bf16-8bit, bf16, or all "
+             "(" BENCH_LAYOUTS_DEFAULT_TEXT ")"},
+    {'d', "datatype", "TYPE", ADAM, OTHER(read_dtype), .help = "of gradients: bf16, fp16 or fp32 (bf16)"},
+    {312, "parameter", "TYPE", ADAM, OTHER(read_parameter),
+     .help = "of parameters where the layout has a master: bf16, fp16, or fp32, which is the master "
+             "itself (bf16)"},
+    {313, "threads", "A,B", ADAM, OTHER(read_threads),
+     .help = "OpenMP threads, on the host (1, 2, 4 … and all)"},
+    {314, "groups", .modes = ADAM, INTEGER(groups, 0, 1000000),
+     .help = "also step the parameters in so many ranges by one call; 0: do not (1000)"},
+    {315, "huge-pages", .modes = ADAM, INTEGER(huge_pages, 0, 1),
+     .help = "1: ask for huge pages, 0: refuse them, on the host (1)"},
+    {'n', "iters", .modes = ADAM, INTEGER(iterations, 1, 100000),
+     .help = "steps queued at once in one repetition (as many as take 50 ms)"},
+    {'c', "check", .modes = ADAM, INTEGER(check, 0, 1),
+     .help = "1: recompute some thousand elements of each result (1)"},
+
     /* The deepspeed launcher appends it; the rank comes from its variables. */
     {300, "local_rank", "N", ALL, OTHER(ignore)},
 
@@ -222,6 +267,11 @@ const bench_flag_t bench_flags[] = {
     REFUSED('x', "cta_policy", "set NCCL's own variables instead"),
     REFUSED('J', "output_file", "--json FILE writes the results"),
     REFUSED('C', "report_cputime", "only the time of the whole operation is reported"),
+    REFUSED_IN(ADAM, 'b', "minbytes", BY_PARAMS),
+    REFUSED_IN(ADAM, 'e', "maxbytes", BY_PARAMS),
+    REFUSED_IN(ADAM, 'f', "stepfactor", BY_PARAMS),
+    REFUSED_IN(ADAM, 't', "nthreads", "--threads lists numbers of OpenMP threads"),
+    REFUSED_IN(ADAM, 'g', "ngpus", "every rank drives one GPU; --ranks says how many"),
 };
 /* clang-format on */
 const int bench_flag_count = (int)(sizeof bench_flags / sizeof *bench_flags);

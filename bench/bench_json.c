@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Results for programs: one JSON document, with the keys of nccl-tests where it has them.
  *
- * Of the environment only variables that concern communication are written, because an environment
- * often holds secrets.
+ * Of the environment only variables that concern communication and threads are written, because an
+ * environment often holds secrets.
  */
 #include "bench_json.h"
 
@@ -17,8 +17,7 @@ extern char **environ;
 
 static json_t *environment_json(void)
 {
-    static const char *const prefixes[] = {"TESS_", "NCCL_",     "UCX_",
-                                           "CUDA_", "OPENBLAS_", "OMP_NUM_THREADS="};
+    static const char *const prefixes[] = {"TESS_", "NCCL_", "UCX_", "CUDA_", "OPENBLAS_", "OMP_"};
     json_t *object = json_object();
     for (char **entry = environ; *entry; entry++) {
         const char *value = strchr(*entry, '=');

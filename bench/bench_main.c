@@ -52,6 +52,7 @@ static tess_status_t start_ranks(bench_options_t *options, tess_launch_role_t *r
     *role = TESS_LAUNCH_RANK;
     if (tess_launch_detected() && options->ranks == BENCH_UNSET) return TESS_OK;
     int ranks = (int)options->ranks;
+    if (ranks == BENCH_UNSET && options->program->ranks > 0) ranks = options->program->ranks;
     if (ranks == BENCH_UNSET) ranks = device_count > 0 ? device_count : host_rank_count();
     if (device_count > 0 && ranks > device_count && !tess_launch_detected())
         return tessi_fail(TESS_ERR_INVALID_ARGUMENT,

@@ -90,6 +90,38 @@ tess_status_t bench_read_gemm(const char *text, bench_gemm_t *gemm)
                       "\"%s\" is not a matrix product; write M,N,K, each from 1 to 1048576", text);
 }
 
+/* One whole number, written as digits or like 1e8. */
+static tess_status_t add_number(const char *text, double low, double high, bench_list_t *list)
+{
+    double number = 0;
+    tess_status_t status = bench_read_real(text, low, high, &number);
+    if (status < 0) return status;
+    if (number != floor(number))
+        return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "\"%s\" is not a whole number", text);
+    for (int i = 0; i < list->count; i++)
+        if (list->values[i] == (int64_t)number)
+            return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "\"%s\" is named twice", text);
+    if (list->count == BENCH_LIST_MAX)
+        return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "at most %d numbers fit in one list",
+                          BENCH_LIST_MAX);
+    list->values[list->count++] = (int64_t)number;
+    return TESS_OK;
+}
+
+tess_status_t bench_read_list(const char *text, double low, double high, bench_list_t *list)
+{
+    char copy[BENCH_LIST_MAX * 24];
+    bench_list_t read = {.count = 0};
+    if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy)
+        return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "the list is too long");
+    for (char *rest = copy; rest;) {
+        tess_status_t status = add_number(strsep(&rest, ","), low, high, &read);
+        if (status < 0) return status;
+    }
+    *list = read;
+    return TESS_OK;
+}
+
 const char *bench_bytes_text(int64_t bytes, char *text, int64_t text_bytes)
 {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};

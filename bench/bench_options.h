@@ -9,11 +9,13 @@
 #define TESSERA_BENCH_OPTIONS_H
 
 #include <stdint.h>
+#include <tessera/adam.h>
 #include <tessera/comm.h>
 
 #define BENCH_UNSET (-1)
 #define BENCH_TRANSPORTS_MAX 8
 #define BENCH_NAME_BYTES 24
+#define BENCH_LIST_MAX 32 /* numbers in one list on the command line */
 
 /* What main returns. */
 typedef enum bench_exit {
@@ -33,7 +35,8 @@ typedef enum bench_collective {
 typedef enum bench_mode {
     BENCH_MODE_SWEEP = 1,
     BENCH_MODE_TUNE = 2,
-    BENCH_MODE_OVERLAP = 4
+    BENCH_MODE_OVERLAP = 4,
+    BENCH_MODE_ADAM = 8
 } bench_mode_t;
 
 typedef enum bench_memory {
@@ -47,6 +50,19 @@ typedef enum bench_device {
     BENCH_DEVICE_CUDA
 } bench_device_t;
 
+/* Numbers in a list on the command line, as they stand there; count 0: not given. */
+typedef struct bench_list {
+    int64_t values[BENCH_LIST_MAX];
+    int count;
+} bench_list_t;
+
+/* How bench_adam calls a pair of weights and moments. */
+typedef struct bench_layout {
+    const char *name;
+    tess_adam_weights_t weights;
+    tess_adam_moments_t moments;
+} bench_layout_t;
+
 /* One dense product C(m, n) = A(m, k) B(k, n). */
 typedef struct bench_gemm {
     int64_t m, n, k;
@@ -58,6 +74,8 @@ typedef struct bench_program {
     const char *purpose;            /* first line of --help */
     unsigned modes;                 /* of bench_mode_t */
     bench_collective_t collectives; /* a set, for bench_overlap */
+    int no_transport;               /* 1: ranks do not communicate while they are timed */
+    int ranks;                      /* without --ranks; 0: all devices, on the host some cores */
 } bench_program_t;
 
 typedef struct bench_options {
@@ -68,7 +86,8 @@ typedef struct bench_options {
     int64_t bytes_min, bytes_max; /* total gathered, or total input of a reduce-scatter */
     int64_t step_bytes;           /* BENCH_UNSET: sizes are multiplied by step_factor */
     double step_factor;
-    int64_t iterations, warmups, repetitions;
+    int64_t iterations; /* bench_adam: BENCH_UNSET, as many as fill a while */
+    int64_t warmups, repetitions;
     int64_t check;
     int64_t per_iteration;
     tess_dtype_t dtype;
@@ -101,6 +120,13 @@ typedef struct bench_options {
 
     /* bench_overlap */
     int64_t collective_count, gemm_count;
+
+    /* bench_adam; dtype is that of gradients */
+    bench_list_t params_each; /* parameters of each size */
+    bench_list_t threads;     /* host */
+    unsigned layouts;         /* bit l: bench_layouts[l]; 0: BENCH_LAYOUTS_DEFAULT_TEXT */
+    tess_dtype_t parameter;
+    int64_t groups, huge_pages;
 } bench_options_t;
 
 /* Reads the command line, or prints and exits. */
@@ -119,8 +145,20 @@ tess_status_t bench_read_real(const char *text, double low, double high, double 
 /* "M,N,K", each at least 1. */
 tess_status_t bench_read_gemm(const char *text, bench_gemm_t *gemm);
 
+/* "1e8,5e5,7": whole numbers within [low, high], each once. */
+tess_status_t bench_read_list(const char *text, double low, double high, bench_list_t *list);
+
 /* "64 MiB", "1.5 KiB". Returns text. */
 const char *bench_bytes_text(int64_t bytes, char *text, int64_t text_bytes);
+
+/* --- layouts (bench_layout.c) ---------------------------------------------------------------- */
+
+extern const bench_layout_t bench_layouts[];
+extern const int bench_layout_count;
+#define BENCH_LAYOUTS_DEFAULT_TEXT "master,remainder,remainder-bf16,bf16-8bit,bf16"
+
+/* "master,bf16" or "all"; a set of bits, one a layout of the table. */
+tess_status_t bench_read_layouts(const char *text, unsigned *layouts);
 
 /* --- flags (bench_flags.c) ------------------------------------------------------------------- */
 

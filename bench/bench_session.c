@@ -68,6 +68,7 @@ static tess_status_t meet_ranks(bench_session_t *session)
 static tess_status_t open_routes(bench_session_t *session)
 {
     const bench_options_t *options = session->options;
+    if (options->program->no_transport) return TESS_OK;
     int count = options->transport_count ? options->transport_count : 1;
     for (int t = 0; t < count; t++) {
         const char *name = options->transport_count ? options->transports[t] : NULL;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Which libraries this build uses: CUDA, NCCL, NVTX, UCX, a CBLAS, jansson and cmocka.
+# Which libraries this build uses: CUDA, NCCL, NVTX, UCX, liburing, a CBLAS, OpenMP, jansson and cmocka.
 #
 # CUDA::cuda_driver is never linked: a program that needs libcuda.so.1 would not even start on a
 # machine without a driver.
@@ -219,7 +219,37 @@ else()
   endif()
 endif()
 
-# --- UCX, BLAS, jansson, cmocka -------------------------------------------------------------------
+# --- OpenMP ---------------------------------------------------------------------------------------
+
+# It comes with the compiler, so CMake's own search, which builds a program, takes the probe's place.
+set(TESSERA_OPENMP_FIX "gcc brings libgomp along; for clang: apt install libomp-dev")
+set(TESSERA_HAVE_OPENMP OFF)
+if(TESSERA_WITH_OPENMP STREQUAL "OFF")
+  set(TESSERA_OPENMP_WHY "switched off (TESSERA_WITH_OPENMP=OFF)")
+elseif(TESSERA_SANITIZE STREQUAL "thread")
+  set(TESSERA_OPENMP_FIX "another TESSERA_SANITIZE")
+  tessera_not(OPENMP "the thread sanitizer does not know how its threads wait for one another")
+else()
+  find_package(OpenMP QUIET COMPONENTS C)
+  if(OpenMP_C_FOUND)
+    set(libraries "")
+    foreach(library ${OpenMP_C_LIB_NAMES})
+      if(library STREQUAL "pthread")
+        list(APPEND libraries Threads::Threads)
+      else()
+        list(APPEND libraries "${OpenMP_${library}_LIBRARY}")
+      endif()
+    endforeach()
+    tessera_dependency(OPENMP INCLUDES ${OpenMP_C_INCLUDE_DIRS} LIBRARIES ${libraries})
+    set(TESSERA_HAVE_OPENMP ON)
+    set(TESSERA_OPENMP_VERSION "${OpenMP_C_VERSION}")
+    list(GET libraries 0 TESSERA_OPENMP_WHERE)
+  else()
+    tessera_not(OPENMP "${CMAKE_C_COMPILER_ID} builds no program with it")
+  endif()
+endif()
+
+# --- UCX, liburing, BLAS, jansson, cmocka ---------------------------------------------------------
 
 set(TESSERA_UCX_FIX "apt install libucx-dev, or UCX_ROOT=/path cmake …")
 set(TESSERA_HAVE_UCX OFF)
@@ -230,6 +260,18 @@ else()
     MISSING "UCX 1.12 or newer is not installed")
   if(NOT TESSERA_HAVE_UCX)
     tessera_not(UCX "${TESSERA_UCX_WHY}")
+  endif()
+endif()
+
+set(TESSERA_URING_FIX "apt install liburing-dev, or URING_ROOT=/path cmake …")
+set(TESSERA_HAVE_URING OFF)
+if(TESSERA_WITH_URING STREQUAL "OFF")
+  set(TESSERA_URING_WHY "switched off (TESSERA_WITH_URING=OFF)")
+else()
+  tessera_find(URING PACKAGES liburing>=2.2 HEADER liburing.h LIBRARIES uring
+    MISSING "liburing 2.2 or newer is not installed")
+  if(NOT TESSERA_HAVE_URING)
+    tessera_not(URING "${TESSERA_URING_WHY}")
   endif()
 endif()
 

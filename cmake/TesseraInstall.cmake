@@ -27,7 +27,7 @@ install(EXPORT tesseraStaticTargets NAMESPACE tessera:: DESTINATION "${package_d
 # --- what the static libraries need ---------------------------------------------------------------
 
 set(TESSERA_STATIC_DEPENDENCIES "")
-foreach(dependency cudart nccl ucx nvtx)
+foreach(dependency cudart nccl ucx uring nvtx openmp)
   if(TARGET tessera::dep_${dependency})
     get_property(libraries GLOBAL PROPERTY TESSERA_DEPENDENCY_${dependency})
     string(APPEND TESSERA_STATIC_DEPENDENCIES

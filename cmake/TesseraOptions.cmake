@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What a user may choose at configure time, and the defaults of everything else.
 
-foreach(library CUDA NCCL UCX BLAS NVTX)
+foreach(library CUDA NCCL UCX URING BLAS NVTX OPENMP)
   set(TESSERA_WITH_${library} AUTO CACHE STRING "Use ${library}: AUTO, ON (must be usable) or OFF")
   set_property(CACHE TESSERA_WITH_${library} PROPERTY STRINGS AUTO ON OFF)
   string(TOUPPER "${TESSERA_WITH_${library}}" choice)

@@ -64,6 +64,7 @@ look() {
     have_library cmocka 1.1.5 "${CMOCKA_ROOT:-}" || need libcmocka-dev
     have_library ucx 1.12 "${UCX_ROOT:-}" || need libucx-dev
     have ninja || want ninja-build
+    have_library liburing 2.2 "${URING_ROOT:-}" || want liburing-dev
     have_library openblas 0.3 "${BLAS_ROOT:-}" || want libopenblas-dev
     have gnuplot || want gnuplot-nox
     have ip || want iproute2
@@ -128,7 +129,7 @@ if [ -n "$needed" ]; then
         else
             echo "This machine has no apt-get. Install what these Debian packages hold by your own"
             echo "means, then start again. Libraries in folders of their own are named by"
-            echo "JANSSON_ROOT, CMOCKA_ROOT, UCX_ROOT and BLAS_ROOT."
+            echo "JANSSON_ROOT, CMOCKA_ROOT, UCX_ROOT, URING_ROOT and BLAS_ROOT."
         fi
     } >&2
     exit 1

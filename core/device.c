@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define NAMES_BYTES 256
 
@@ -128,6 +129,11 @@ tess_device_kind_t tess_device_kind(const tess_device_t *device)
     return device->kind;
 }
 
+int tessi_device_index(const tess_device_t *device)
+{
+    return device->index;
+}
+
 const char *tess_device_name(const tess_device_t *device)
 {
     return device->name;
@@ -187,6 +193,37 @@ void tess_memory_free(tess_device_t *device, tess_memory_kind_t kind, void *poin
     if (!pointer) return;
     TESSI_TRACE_SCOPE(TESS_TRACE_CORE, "memory_free", -1, -1);
     device->ops->free(device, kind, pointer);
+}
+
+tess_status_t tess_memory_register(tess_device_t *device, void *pointer, int64_t bytes)
+{
+    CHECK_POINTER("tess_memory_register", device);
+    CHECK_POINTER("tess_memory_register", pointer);
+    int64_t page_bytes = sysconf(_SC_PAGESIZE);
+    if ((uintptr_t)pointer % (uintptr_t)page_bytes != 0)
+        return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
+                          "tess_memory_register: pointer is %p, but must stand on a page (of "
+                          "%" PRId64 " bytes)",
+                          pointer, page_bytes);
+    if (bytes <= 0 || (uint64_t)bytes > UINTPTR_MAX - (uintptr_t)pointer)
+        return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
+                          "tess_memory_register: there are no %" PRId64 " bytes from %p on", bytes,
+                          pointer);
+    TESSI_TRACE_SCOPE(TESS_TRACE_CORE, "memory_register", bytes, -1);
+    char what[96];
+    snprintf(what, sizeof what, "page-lock %" PRId64 " bytes of host memory for %s", bytes,
+             device->name);
+    if (tessi_fault("memory"))
+        return tessi_fail(TESS_ERR_OUT_OF_MEMORY, "cannot %s: injected fault", what);
+    tess_status_t status = tessi_memory_check(tessi_memory_absent(pointer, bytes), what);
+    return status < 0 ? status : device->ops->memory_register(device, pointer, bytes);
+}
+
+void tess_memory_unregister(tess_device_t *device, void *pointer, int64_t bytes)
+{
+    if (!pointer) return;
+    TESSI_TRACE_SCOPE(TESS_TRACE_CORE, "memory_unregister", bytes, -1);
+    device->ops->memory_unregister(device, pointer, bytes);
 }
 
 /* --- streams ---------------------------------------------------------------------------------- */

@@ -44,6 +44,10 @@ struct tessi_device_ops {
                               void **pointer);
     void (*free)(tess_device_t *device, tess_memory_kind_t kind, void *pointer);
 
+    /* pointer stands on a page, bytes > 0, and what of it is not in memory yet has room there. */
+    tess_status_t (*memory_register)(tess_device_t *device, void *pointer, int64_t bytes);
+    void (*memory_unregister)(tess_device_t *device, void *pointer, int64_t bytes);
+
     /* The base is filled by device.c after these return. */
     tess_status_t (*stream_create)(tess_device_t *device, tess_stream_priority_t priority,
                                    tess_stream_t **stream);

@@ -64,6 +64,24 @@ static tess_status_t cuda_properties(const tess_device_t *device,
     return TESS_OK;
 }
 
+/* Names the limits where the system refused, and only CUDA's reason where there is another. */
+static tess_status_t fail_page_lock(const tess_device_t *device, int64_t bytes, cudaError_t error,
+                                    const char *call)
+{
+    char what[128], cause[192];
+    snprintf(what, sizeof what, "page-lock %lld bytes of host memory for %s", (long long)bytes,
+             device->name);
+    if (error != cudaErrorMemoryAllocation && error != cudaErrorNotSupported &&
+        error != cudaErrorNotPermitted) {
+        snprintf(cause, sizeof cause, "cannot %s: %s", what, call);
+        return tessi_cuda_fail(error, cause);
+    }
+    (void)cudaGetLastError(); /* a recoverable error must not surface again in the next call */
+    snprintf(cause, sizeof cause, "%s: %s (%s)", call, cudaGetErrorString(error),
+             cudaGetErrorName(error));
+    return tessi_fail_lock(bytes, what, cause);
+}
+
 static tess_status_t cuda_allocate(tess_device_t *device, tess_memory_kind_t kind, int64_t bytes,
                                    void **pointer)
 {
@@ -78,18 +96,13 @@ static tess_status_t cuda_allocate(tess_device_t *device, tess_memory_kind_t kin
                             : cudaHostAlloc(pointer, wanted_bytes, cudaHostAllocPortable);
     if (error == cudaSuccess) return TESS_OK;
 
+    if (kind == TESS_MEMORY_PINNED) return fail_page_lock(device, bytes, error, "cudaHostAlloc");
     size_t free_bytes = 0, total_bytes = 0;
     char what[192];
     (void)cudaGetLastError();
     (void)cudaMemGetInfo(&free_bytes, &total_bytes);
-    if (kind == TESS_MEMORY_DEVICE)
-        snprintf(what, sizeof what, "cannot allocate %lld bytes on %s, where %zu of %zu are free",
-                 (long long)bytes, device->name, free_bytes, total_bytes);
-    else
-        snprintf(what, sizeof what,
-                 "cannot page-lock %lld bytes of host memory (see `ulimit -l`, the cgroup's memory "
-                 "limit and MemAvailable in /proc/meminfo)",
-                 (long long)bytes);
+    snprintf(what, sizeof what, "cannot allocate %lld bytes on %s, where %zu of %zu are free",
+             (long long)bytes, device->name, free_bytes, total_bytes);
     return tessi_cuda_fail(error, what);
 }
 
@@ -101,11 +114,31 @@ static void cuda_free(tess_device_t *device, tess_memory_kind_t kind, void *poin
     else (void)cudaFree(pointer);
 }
 
+static tess_status_t cuda_memory_register(tess_device_t *device, void *pointer, int64_t bytes)
+{
+    TESSI_ON_DEVICE(device->index);
+    /* The fault stands before the call, so that nothing is registered when it strikes. */
+    cudaError_t error = tessi_cuda_faulted(cudaSuccess);
+    if (error == cudaSuccess)
+        error = cudaHostRegister(pointer, (size_t)bytes, cudaHostRegisterPortable);
+    if (error == cudaSuccess) return TESS_OK;
+    return fail_page_lock(device, bytes, error, "cudaHostRegister");
+}
+
+static void cuda_memory_unregister(tess_device_t *device, void *pointer, int64_t bytes)
+{
+    (void)bytes;
+    TESSI_ON_DEVICE(device->index);
+    if (cudaHostUnregister(pointer) != cudaSuccess) (void)cudaGetLastError();
+}
+
 static const tessi_device_ops_t cuda_ops = {
     .close = cuda_close,
     .properties = cuda_properties,
     .allocate = cuda_allocate,
     .free = cuda_free,
+    .memory_register = cuda_memory_register,
+    .memory_unregister = cuda_memory_unregister,
     .stream_create = tessi_cuda_stream_create,
     .stream_wrap = tessi_cuda_stream_wrap,
     .stream_destroy = tessi_cuda_stream_destroy,

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "host_backend.h"
@@ -53,33 +52,29 @@ static tess_status_t allocate_pageable(int64_t bytes, void **result)
     return TESS_OK;
 }
 
-static tess_status_t fail_lock(int64_t bytes, int error)
+static tess_status_t fail_mlock(int64_t bytes, const char *what, int error)
 {
-    struct rlimit limit;
-    char reason[256], amount[32] = "unlimited";
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-        snprintf(amount, sizeof amount, "%" PRIu64, (uint64_t)limit.rlim_cur / 1024);
-    snprintf(reason, sizeof reason,
-             "mlock: %s; the limit of locked memory (ulimit -l, in KiB) is %s; raise it with "
-             "`ulimit -l unlimited`, LimitMEMLOCK=infinity in a systemd unit, or "
-             "`--ulimit memlock=-1` for a container",
-             strerror(error), amount);
-    return fail_memory(bytes, "pinned", reason);
+    char cause[160];
+    snprintf(cause, sizeof cause, "mlock: %s", strerror(error));
+    return tessi_fail_lock(bytes, what, cause);
 }
 
 static tess_status_t allocate_pinned(int64_t bytes, void **result)
 {
-    int64_t page = page_bytes(), total_bytes, free_bytes;
-    tessi_machine_memory(&total_bytes, &free_bytes);
-    if (bytes > INT64_MAX - 2 * page || (total_bytes > 0 && bytes > free_bytes))
-        return fail_memory(bytes, "pinned", "more than is free");
+    char what[80];
+    snprintf(what, sizeof what, "allocate %" PRId64 " bytes of pinned memory on the host", bytes);
+    tess_status_t status = tessi_memory_check(bytes, what);
+    if (status < 0) return status;
+    int64_t page = page_bytes();
+    if (bytes > INT64_MAX - 2 * page)
+        return fail_memory(bytes, "pinned", "more than can be mapped");
 
     int64_t mapped_bytes = page + (bytes + page - 1) / page * page;
     unsigned char *map = mmap(NULL, (size_t)mapped_bytes, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED) return fail_memory(bytes, "pinned", strerror(errno));
     if (bytes > 0 && mlock(map + page, (size_t)bytes) != 0) {
-        tess_status_t status = fail_lock(bytes, errno);
+        status = fail_mlock(bytes, what, errno);
         munmap(map, (size_t)mapped_bytes);
         return status;
     }
@@ -105,6 +100,24 @@ static void host_free(tess_device_t *device, tess_memory_kind_t kind, void *poin
     }
     pinned_header_t *header = (pinned_header_t *)((unsigned char *)pointer - page_bytes());
     munmap(header, (size_t)header->mapped_bytes); /* unlocks too */
+}
+
+static tess_status_t host_memory_register(tess_device_t *device, void *pointer, int64_t bytes)
+{
+    if (mlock(pointer, (size_t)bytes) == 0) return TESS_OK;
+    int error = errno;
+    char what[96];
+    snprintf(what, sizeof what, "page-lock %" PRId64 " bytes of host memory for %s", bytes,
+             device->name);
+    tess_status_t status = fail_mlock(bytes, what, error);
+    munlock(pointer, (size_t)bytes); /* pages before the one that failed stay locked otherwise */
+    return status;
+}
+
+static void host_memory_unregister(tess_device_t *device, void *pointer, int64_t bytes)
+{
+    (void)device;
+    munlock(pointer, (size_t)bytes);
 }
 
 static tess_status_t host_properties(const tess_device_t *device,
@@ -200,6 +213,8 @@ static const tessi_device_ops_t host_ops = {
     .properties = host_properties,
     .allocate = host_allocate,
     .free = host_free,
+    .memory_register = host_memory_register,
+    .memory_unregister = host_memory_unregister,
     .stream_create = tessi_host_stream_create,
     .stream_wrap = host_stream_wrap,
     .stream_destroy = tessi_host_stream_destroy,

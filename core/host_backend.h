@@ -51,6 +51,8 @@ tess_status_t tessi_host_stream_wait_event(tess_stream_t *stream, tess_event_t *
 
 /* machine_host.c: what this machine has, or what its control group leaves of it. */
 void tessi_machine_memory(int64_t *total_bytes, int64_t *free_bytes);
+/* What the control group alone allows and leaves; -1 where it has no limit. */
+void tessi_machine_group(int64_t *total_bytes, int64_t *free_bytes);
 void tessi_machine_cpu_name(char *name, size_t name_bytes);
 int tessi_machine_cpu_count(void);
 

@@ -96,7 +96,8 @@ TESSI_API int tessi_timeout_or_default(int timeout_ms);
  */
 
 /* 1 when this pass of `point` is to fail: TESS_FAULT="point:n", or tessi_fault_arm. Points in use:
- * "alloc" (host heap), "memory" (tess_memory_allocate), "thread", "socket", "ucx", "cuda", "nccl".
+ * "alloc" (host heap), "memory" (tess_memory_allocate, tess_memory_register), "map", "thread",
+ * "socket", "ucx", "cuda", "nccl".
  */
 TESSI_API int tessi_fault(const char *point);
 
@@ -112,6 +113,21 @@ TESSI_API void *tessi_calloc(size_t count, size_t bytes);
 /* The same, aligned to a power of two; not necessarily zeroed. */
 TESSI_API void *tessi_aligned_alloc(size_t alignment, size_t bytes);
 TESSI_API void tessi_free(void *pointer);
+
+/* --- what limits memory (memory_limits.c)
+ * ---------------------------------------------------------------------- */
+
+/* Whether `bytes` more fit into memory. Otherwise TESS_ERR_OUT_OF_MEMORY: "cannot <what>: ..." with
+ * what is free, how much is missing, and whether the machine or its control group ends there. To be
+ * asked before pages are touched, because the kernel answers too much by killing a process. */
+TESSI_API TESS_MUST_CHECK tess_status_t tessi_memory_check(int64_t bytes, const char *what);
+
+/* How many bytes of a range have no page in memory yet. */
+TESSI_API int64_t tessi_memory_absent(const void *pointer, int64_t bytes);
+
+/* TESS_ERR_OUT_OF_MEMORY: "cannot <what>: <cause>; ..." with the limit of locked memory, and what
+ * to do where `bytes` more do not fit under it. */
+TESSI_API tess_status_t tessi_fail_lock(int64_t bytes, const char *what, const char *cause);
 
 /* --- hashes (hash.c)
  * ---------------------------------------------------------------------------------------- */
@@ -164,6 +180,9 @@ TESSI_API tess_status_t tessi_stream_fault(const tess_stream_t *stream);
 
 /* Makes `status` the stream's error unless it has one; any thread. */
 TESSI_API void tessi_stream_fail(tess_stream_t *stream, tess_status_t status, const char *detail);
+
+/* The CUDA ordinal of a device; 0 on the host. */
+TESSI_API int tessi_device_index(const tess_device_t *device);
 
 /* Where a pointer lives as far as CUDA knows: 1 device memory, 0 anything else or no CUDA here. */
 TESSI_API int tessi_pointer_is_device(const void *pointer);

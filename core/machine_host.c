@@ -86,8 +86,9 @@ static void apply_group(const group_layout_t *layout, char *group, int64_t *tota
     }
 }
 
-static void apply_groups(int64_t *total, int64_t *free)
+void tessi_machine_group(int64_t *total, int64_t *free)
 {
+    *total = *free = -1;
     FILE *file = fopen("/proc/self/cgroup", "re");
     char line[PATH_BYTES];
     while (file && fgets(line, sizeof line, file)) {
@@ -109,7 +110,10 @@ void tessi_machine_memory(int64_t *total_bytes, int64_t *free_bytes)
     int64_t free_kib = read_number("/proc/meminfo", "MemAvailable");
     int64_t total = total_kib >= 0 ? total_kib * 1024 : -1;
     int64_t free = free_kib >= 0 ? free_kib * 1024 : -1;
-    apply_groups(&total, &free);
+    int64_t group_total, group_free;
+    tessi_machine_group(&group_total, &group_free);
+    lower_to(&total, group_total);
+    lower_to(&free, group_free);
     *total_bytes = total >= 0 ? total : 0;
     *free_bytes = free >= 0 ? free : 0;
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening devices, their properties, memory of each kind, and every argument check. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -141,6 +143,76 @@ static void impossible_memory_is_refused(void **state)
     tess_device_close(device);
 }
 
+/* Maps `pages` pages of ordinary memory; *bytes says how much that is. */
+static void *map_pages(int64_t pages, int64_t *bytes)
+{
+    *bytes = pages * (int64_t)sysconf(_SC_PAGESIZE);
+    void *memory = mmap(NULL, (size_t)*bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* What the system says that this process has locked; 0 where it does not tell. */
+static int64_t locked_bytes(void)
+{
+    FILE *file = fopen("/proc/self/status", "r");
+    char line[256];
+    long long kib = 0;
+    while (file && fgets(line, sizeof line, file) && sscanf(line, "VmLck: %lld", &kib) != 1)
+        continue;
+    if (file) fclose(file);
+    return kib * 1024;
+}
+
+static void memory_is_registered(void **state)
+{
+    (void)state;
+    tess_device_t *device = open_device();
+    tess_stream_t *stream = NULL;
+    TEST_OK(tess_stream_create(device, TESS_PRIORITY_NORMAL, &stream));
+    for (int64_t pages = 1; pages <= 256; pages *= 16) {
+        int64_t bytes, before = locked_bytes();
+        void *memory = map_pages(pages, &bytes);
+        assert_non_null(memory);
+        for (int twice = 0; twice < 2; twice++) {
+            /* The last page counts whole. */
+            TEST_OK(tess_memory_register(device, memory, bytes - 100));
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* they leave out mlock */
+            if (!is_cuda()) assert_int_equal(locked_bytes() - before, bytes);
+#endif
+            check_usable(device, stream, memory, bytes - 100);
+            tess_memory_unregister(device, memory, bytes - 100);
+            assert_int_equal(locked_bytes(), before);
+        }
+        munmap(memory, (size_t)bytes);
+    }
+    tess_memory_unregister(device, NULL, 1);
+    tess_stream_destroy(stream);
+    tess_device_close(device);
+}
+
+/* Address space is cheap: pages that were never touched, and twice as many as there is room for. */
+static void more_than_is_free_is_not_registered(void **state)
+{
+    (void)state;
+    tess_device_t *device = open_device(), *host = NULL;
+    tess_device_properties_t properties;
+    TEST_OK(tess_device_open("host", &host));
+    TEST_OK(tess_device_properties(host, &properties));
+    int64_t bytes, page_bytes = sysconf(_SC_PAGESIZE);
+    void *memory = map_pages(properties.memory_total_bytes / page_bytes * 2, &bytes);
+    if (!memory) skip(); /* this machine does not overcommit */
+    TEST_STATUS(tess_memory_register(device, memory, bytes), TESS_ERR_OUT_OF_MEMORY);
+    char amount[64];
+    snprintf(amount, sizeof amount, "%lld bytes", (long long)bytes);
+    if (!strstr(tess_last_error(), amount) || !strstr(tess_last_error(), "bytes are free") ||
+        !strstr(tess_last_error(), "bytes too few"))
+        fail_msg("\"%s\" does not say what is missing", tess_last_error());
+    munmap(memory, (size_t)bytes);
+    tess_device_close(host);
+    tess_device_close(device);
+}
+
 /* A child without privileges and with 64 KiB of lockable memory; cmocka's asserts cannot be used
  * there. 0: as it should be; 77: this machine does not enforce the limit for us. */
 static int lock_more_than_allowed(void)
@@ -162,7 +234,21 @@ static int lock_more_than_allowed(void)
     RANK_CHECK(memory == NULL);
     RANK_CHECK(strstr(tess_last_error(), "1048576 bytes"));
     RANK_CHECK(strstr(tess_last_error(), "ulimit -l, in KiB) is 64;"));
+    RANK_CHECK(strstr(tess_last_error(), "so 983040 bytes are missing"));
     RANK_CHECK(strstr(tess_last_error(), "ulimit -l unlimited"));
+    int64_t bytes, small_bytes;
+    void *small = map_pages(1, &small_bytes);
+    memory = map_pages(256, &bytes);
+    RANK_CHECK(memory && small);
+    RANK_OK(tess_memory_register(device, small, small_bytes));
+    RANK_CHECK(tess_memory_register(device, memory, bytes) == TESS_ERR_OUT_OF_MEMORY);
+    char missing[64];
+    snprintf(missing, sizeof missing, "%lld bytes are locked already, so %lld bytes are missing",
+             (long long)small_bytes, (long long)(bytes + small_bytes - (64 << 10)));
+    RANK_CHECK(strstr(tess_last_error(), "page-lock "));
+    RANK_CHECK(strstr(tess_last_error(), missing));
+    RANK_CHECK(locked_bytes() == small_bytes);
+    tess_memory_unregister(device, small, small_bytes);
     tess_device_close(device);
     return 0;
 }
@@ -189,7 +275,12 @@ static void faults_are_cleaned_up(void **state)
     TEST_STATUS(tess_memory_allocate(device, TESS_MEMORY_DEVICE, 64, &memory),
                 TESS_ERR_OUT_OF_MEMORY);
     assert_null(memory);
+    tessi_fault_arm("memory", 1);
+    int64_t bytes;
+    memory = map_pages(1, &bytes);
+    TEST_STATUS(tess_memory_register(device, memory, bytes), TESS_ERR_OUT_OF_MEMORY);
     tessi_fault_arm(NULL, 0);
+    munmap(memory, (size_t)bytes);
     tess_device_close(device);
 
     const char *points[] = {"alloc", "thread", "cuda"};
@@ -280,6 +371,8 @@ static void bad_arguments_of_the_rest(void **state)
     tess_device_properties_t properties;
     void *memory = NULL;
     double elapsed_ms = -1;
+    int64_t page_bytes;
+    char *page = map_pages(1, &page_bytes);
     TEST_OK(tess_stream_create(device, TESS_PRIORITY_NORMAL, &stream));
     TEST_OK(tess_event_create(device, TESS_EVENT_ORDER, &event));
     TEST_OK(tess_event_create(device, TESS_EVENT_TIMING, &timing));
@@ -291,6 +384,12 @@ static void bad_arguments_of_the_rest(void **state)
     REFUSED(tess_memory_allocate(device, TESS_MEMORY_DEVICE, 1, NULL));
     REFUSED(tess_memory_allocate(device, TESS_MEMORY_DEVICE, -1, &memory));
     REFUSED(tess_memory_allocate(device, (tess_memory_kind_t)3, 1, &memory));
+    REFUSED(tess_memory_register(NULL, page, 1));
+    REFUSED(tess_memory_register(device, NULL, 1));
+    REFUSED(tess_memory_register(device, page, 0));
+    REFUSED(tess_memory_register(device, page, -1));
+    REFUSED(tess_memory_register(device, page + 64, 1));
+    REFUSED(tess_memory_register(device, (void *)(UINTPTR_MAX / 65536 * 65536), INT64_MAX));
     REFUSED(tess_event_create(NULL, TESS_EVENT_ORDER, &event));
     REFUSED(tess_event_create(device, TESS_EVENT_ORDER, NULL));
     REFUSED(tess_event_create(device, (tess_event_mode_t)2, &event));
@@ -307,6 +406,7 @@ static void bad_arguments_of_the_rest(void **state)
     REFUSED(tess_event_elapsed(event, timing, &elapsed_ms));
     assert_true(tess_event_elapsed(timing, timing, &elapsed_ms) < 0); /* never recorded */
     assert_true(elapsed_ms == -1);
+    munmap(page, (size_t)page_bytes);
     tess_event_destroy(timing);
     tess_event_destroy(event);
     tess_event_destroy(NULL);
@@ -348,6 +448,8 @@ int main(void)
         cmocka_unit_test(properties_are_plausible),
         cmocka_unit_test(memory_of_each_kind),
         cmocka_unit_test(impossible_memory_is_refused),
+        cmocka_unit_test(memory_is_registered),
+        cmocka_unit_test(more_than_is_free_is_not_registered),
         cmocka_unit_test(faults_are_cleaned_up),
         cmocka_unit_test(bad_arguments_of_streams),
         cmocka_unit_test(bad_arguments_of_the_rest),

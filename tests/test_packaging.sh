@@ -31,7 +31,7 @@ libdir=$(dirname "$(find "$prefix" -name libtessera_core.a)")
 if find "$prefix/include" -name '*internal*' | grep -q .; then fail "a private header is installed"; fi
 
 version=$(sed -n 's/^#define TESS_VERSION "\(.*\)"/\1/p' "$prefix/include/tessera/version.h")
-expected="tessera $version, self"
+expected="tessera $version, self, host"
 check() { # PROGRAM
     local output
     output=$("$1")
@@ -56,10 +56,10 @@ fi
 
 if command -v pkg-config >/dev/null; then
     export PKG_CONFIG_PATH=$libdir/pkgconfig
-    read -ra flags < <(pkg-config --cflags --libs tessera-comm)
+    read -ra flags < <(pkg-config --cflags --libs tessera-comm tessera-optim)
     "$cc" "$source/main.c" -o "$work/pc_shared" "${flags[@]}" "-Wl,-rpath,$libdir"
     check "$work/pc_shared"
-    read -ra flags < <(pkg-config --cflags --libs --static tessera-comm |
+    read -ra flags < <(pkg-config --cflags --libs --static tessera-comm tessera-optim |
         sed 's/-ltessera_\([a-z]*\)/-l:libtessera_\1.a/g')
     "$cc" "$source/main.c" -o "$work/pc_static" "${flags[@]}"
     check "$work/pc_static"

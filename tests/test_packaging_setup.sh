@@ -6,7 +6,7 @@ set -euo pipefail
 script=$(cd "$(dirname "$0")/.." && pwd)/cmake/setup.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-unset JANSSON_ROOT CMOCKA_ROOT UCX_ROOT BLAS_ROOT
+unset JANSSON_ROOT CMOCKA_ROOT UCX_ROOT URING_ROOT BLAS_ROOT
 
 fail() {
     echo "test_packaging_setup.sh: $machine: $*" >&2

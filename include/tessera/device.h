@@ -82,6 +82,18 @@ TESS_API TESS_MUST_CHECK tess_status_t tess_memory_allocate(tess_device_t *devic
  * to it that no queued work still uses the memory. */
 TESS_API void tess_memory_free(tess_device_t *device, tess_memory_kind_t kind, void *pointer);
 
+/* Page-locks host memory that the caller has, so that copies of every CUDA device run from and to
+ * it without staging (the host back end locks it with mlock). pointer must stand on a page, bytes
+ * is > 0, and the range, up to the end of its last page, must not overlap one that is registered.
+ * The caller keeps the memory, and unregisters it before it is unmapped.
+ * TESS_ERR_OUT_OF_MEMORY names the amount and the limit that refused it. */
+TESS_API TESS_MUST_CHECK tess_status_t tess_memory_register(tess_device_t *device, void *pointer,
+                                                            int64_t bytes);
+
+/* Ends what tess_memory_register began, with the same arguments. NULL is legal. The caller sees to
+ * it that no queued work still uses the memory. */
+TESS_API void tess_memory_unregister(tess_device_t *device, void *pointer, int64_t bytes);
+
 TESS_API TESS_MUST_CHECK tess_status_t tess_stream_create(tess_device_t *device,
                                                           tess_stream_priority_t priority,
                                                           tess_stream_t **stream);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A program outside of Tessera: opens a world of one, the host, and a communicator of itself. */
+/* A program outside of Tessera: opens a world of one, the host, a communicator of itself, and an
+ * optimizer. */
 #include <stdio.h>
 #include <tessera/tessera.h>
 
@@ -7,14 +8,20 @@ int main(void)
 {
     tess_world_config_t alone = TESS_WORLD_CONFIG_DEFAULT;
     tess_comm_config_t simple = TESS_COMM_CONFIG_DEFAULT;
+    tess_adam_config_t usual = TESS_ADAM_CONFIG_DEFAULT;
     tess_world_t *world = NULL;
     tess_device_t *host = NULL;
     tess_comm_t *comm = NULL;
+    tess_adam_t *adam = NULL;
     int failed = tess_world_open(&alone, &world) != TESS_OK ||
                  tess_device_open("host", &host) != TESS_OK ||
-                 tess_comm_open(world, host, &simple, &comm) != TESS_OK;
+                 tess_comm_open(world, host, &simple, &comm) != TESS_OK ||
+                 tess_adam_create(host, &usual, &adam) != TESS_OK;
     if (failed) fprintf(stderr, "%s\n", tess_last_error());
-    else printf("tessera %s, %s\n", tess_version(), tess_comm_transport(comm));
+    else
+        printf("tessera %s, %s, %.4s\n", tess_version(), tess_comm_transport(comm),
+               tess_adam_description(adam));
+    tess_adam_destroy(adam);
     tess_comm_close(comm);
     tess_device_close(host);
     tess_world_close(world);

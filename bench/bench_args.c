@@ -12,7 +12,7 @@
 #include "bench_options.h"
 #include "core/internal.h"
 
-#define FLAGS_MAX 96
+#define FLAGS_MAX 128
 
 static const char after_options[] =
     "\vSizes are total bytes: what an all-gather gathers, what one rank puts into a "
@@ -40,6 +40,20 @@ static const char after_options_adam[] =
     "is read and written; 100 % of copy is a copy in the same run, which reads and writes as "
     "many bytes. Times are medians, those of the slowest rank. A list is \"1e5,1e8\": K and M "
     "are not understood, because parameters are no bytes.\n\n"
+    "Exit codes: 0 all is well, 1 wrong data, 2 bad command line or a file that cannot be written, "
+    "3 a device or system error, 4 a deadline passed.";
+
+static const char after_options_offload[] =
+    "\vEvery figure stands beside raw copies (or raw transfers) of the same bytes, timed in turn "
+    "with "
+    "it. `copy`: tiles from pinned memory through the prefetcher to the device, back, and both "
+    "ways "
+    "at once. `compute`: the same beside matrix products. `adam`: optimizer state in pinned "
+    "memory, "
+    "streamed through the device. `file`: tiles in a file, through the store alone and through the "
+    "prefetcher. Times are medians, those of the slowest rank; all ranks work at once, each with "
+    "tiles of its own, and bandwidths are their sum. --tile is rounded up to whole 64 bytes, for "
+    "files to whole 4 KiB.\n\n"
     "Exit codes: 0 all is well, 1 wrong data, 2 bad command line or a file that cannot be written, "
     "3 a device or system error, 4 a deadline passed.";
 
@@ -115,6 +129,25 @@ static int names_raw_nccl(const bench_options_t *options)
     return 0;
 }
 
+static const char *offload_contradiction(const reading_t *reading)
+{
+    const bench_options_t *options = reading->options;
+    unsigned what = options->offload;
+    int files = options->file && (!what || what & BENCH_OFFLOAD_FILE);
+    if (what & BENCH_OFFLOAD_FILE && !options->file) return "--what file needs --file PATH";
+    if (options->file && !files) return "--file is given, but --what leaves files out";
+    if (!files && (is_given(reading, 329) || is_given(reading, 330) || is_given(reading, 331) ||
+                   is_given(reading, 332)))
+        return "--file-bytes, --block, --depth and --engine need --file PATH";
+    if (options->block_bytes % 4096 != 0 || options->block_bytes > INT64_C(1) << 30)
+        return "--block is a multiple of 4096 bytes, and at most 1G";
+    if (options->plot && what && !(what & BENCH_OFFLOAD_COPY))
+        return "--plot draws copies over tile sizes, and --what leaves them out";
+    if (is_given(reading, 321) && is_given(reading, 322))
+        return "the length of a schedule is given by --tiles or by --total-bytes, not by both";
+    return NULL;
+}
+
 /* The first contradiction between flags, or NULL. */
 static const char *contradiction(const reading_t *reading)
 {
@@ -148,6 +181,7 @@ static const char *contradiction(const reading_t *reading)
                      "NCCL's own calls beside it"
                    : "--transport takes one of auto, self, ucx, nccl here; on CUDA, NCCL's own "
                      "calls (raw-nccl) are always measured beside it";
+    if (options->mode == BENCH_MODE_OFFLOAD) return offload_contradiction(reading);
     if (options->params > 0 && options->model_bytes > 0)
         return "the size of the model is given by --params or by --model-bytes, not by both";
     if (is_given(reading, 273) && is_given(reading, 274))
@@ -182,10 +216,18 @@ static void set_defaults(const bench_program_t *program, bench_options_t *option
         .budget_s = 60,
         .sample_bytes = BENCH_UNSET,
         .collective_count = 2,
-        .gemm_count = 4,
+        .gemm_count = program->modes & BENCH_MODE_OFFLOAD ? BENCH_UNSET : 4,
         .parameter = TESS_DTYPE_BF16,
         .groups = 1000,
         .huge_pages = 1,
+        .tiles = BENCH_UNSET,
+        .tile_bytes = BENCH_UNSET,
+        .total_bytes = BENCH_UNSET,
+        .cpu_adam = 1,
+        .engine = "auto",
+        .file_bytes = BENCH_UNSET,
+        .block_bytes = 1 << 20,
+        .file_depth = 32,
     };
 }
 
@@ -228,9 +270,10 @@ void bench_options_parse(int argc, char **argv, const bench_program_t *program,
     set_defaults(program, options);
     fill_table(program, table);
     snprintf(version, sizeof version, "%s (Tessera) %s", program->name, tess_version());
-    const char *after = program->modes & BENCH_MODE_OVERLAP ? after_options_overlap
-                        : program->modes & BENCH_MODE_ADAM  ? after_options_adam
-                                                            : after_options;
+    const char *after = program->modes & BENCH_MODE_OVERLAP   ? after_options_overlap
+                        : program->modes & BENCH_MODE_ADAM    ? after_options_adam
+                        : program->modes & BENCH_MODE_OFFLOAD ? after_options_offload
+                                                              : after_options;
     snprintf(text, sizeof text, "%s%s", program->purpose, after);
     argp_program_version = version;
     argp_err_exit_status = BENCH_EXIT_USAGE;
@@ -246,6 +289,21 @@ void bench_options_parse(int argc, char **argv, const bench_program_t *program,
     exit(BENCH_EXIT_USAGE);
 }
 
+/* Sizes that show the machine on a GPU, and end soon on the host. */
+static void resolve_offload(bench_options_t *options, int cuda)
+{
+    static const int64_t mib = 1 << 20;
+    if (options->total_bytes == BENCH_UNSET) options->total_bytes = cuda ? 2048 * mib : 64 * mib;
+    if (options->file_bytes == BENCH_UNSET) options->file_bytes = cuda ? 4096 * mib : 256 * mib;
+    if (options->params_each.count == 0)
+        options->params_each = (bench_list_t){.values = {cuda ? 100000000 : 1000000}, .count = 1};
+    if (!options->offload)
+        options->offload = BENCH_OFFLOAD_COPY | BENCH_OFFLOAD_COMPUTE | BENCH_OFFLOAD_ADAM |
+                           (options->file ? BENCH_OFFLOAD_FILE : 0u);
+    if (options->gemm.m == BENCH_UNSET)
+        options->gemm = cuda ? (bench_gemm_t){4096, 4096, 4096} : (bench_gemm_t){128, 128, 128};
+}
+
 void bench_options_resolve(bench_options_t *options, tess_device_kind_t kind)
 {
     static const int64_t mib = 1 << 20;
@@ -254,6 +312,10 @@ void bench_options_resolve(bench_options_t *options, tess_device_kind_t kind)
     if (options->mode == BENCH_MODE_TUNE) {
         low = mib;
         high = INT64_MAX; /* clipped to the payload */
+    }
+    if (options->mode == BENCH_MODE_OFFLOAD) {
+        high = cuda ? 1024 * mib : 16 * mib;
+        resolve_offload(options, cuda);
     }
     if (options->mode == BENCH_MODE_OVERLAP) low = high = cuda ? 400 * mib : 16 * mib;
     if (options->bytes_min == BENCH_UNSET)
@@ -265,9 +327,10 @@ void bench_options_resolve(bench_options_t *options, tess_device_kind_t kind)
                                  ? options->bytes_min
                                  : high;
     if (options->warmups == BENCH_UNSET)
-        options->warmups = options->mode == BENCH_MODE_OVERLAP ? 1
-                           : options->mode == BENCH_MODE_ADAM  ? 2
-                                                               : 5;
+        options->warmups =
+            options->mode == BENCH_MODE_OVERLAP || options->mode == BENCH_MODE_OFFLOAD ? 1
+            : options->mode == BENCH_MODE_ADAM                                         ? 2
+                                                                                       : 5;
     if (options->gemm.m == BENCH_UNSET && options->mode == BENCH_MODE_OVERLAP)
         options->gemm = cuda ? (bench_gemm_t){8192, 8192, 8192} : (bench_gemm_t){512, 512, 512};
     if (options->tokens == BENCH_UNSET)

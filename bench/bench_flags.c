@@ -15,8 +15,9 @@
 #define TUNE BENCH_MODE_TUNE
 #define OVERLAP BENCH_MODE_OVERLAP
 #define ADAM BENCH_MODE_ADAM
+#define OFFLOAD BENCH_MODE_OFFLOAD
 #define COMM (SWEEP | TUNE | OVERLAP)
-#define ALL (COMM | ADAM)
+#define ALL (COMM | ADAM | OFFLOAD)
 
 static tess_status_t read_dtype(bench_options_t *options, const char *text)
 {
@@ -125,6 +126,43 @@ static tess_status_t read_parameter(bench_options_t *options, const char *text)
     return tess_dtype_parse(text, &options->parameter);
 }
 
+static tess_status_t add_offload(bench_options_t *options, const char *name)
+{
+    static const char *const names[] = {"copy", "compute", "adam", "file"};
+    for (int w = 0; w < 4; w++) {
+        if (strcmp(name, names[w]) != 0) continue;
+        if (options->offload & 1u << w)
+            return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "\"%s\" is named twice", name);
+        options->offload |= 1u << w;
+        return TESS_OK;
+    }
+    return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "\"%s\" is not copy, compute, adam or file", name);
+}
+
+static tess_status_t read_offload(bench_options_t *options, const char *text)
+{
+    char copy[64];
+    if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy)
+        return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "the list is too long");
+    options->offload = 0;
+    for (char *rest = copy; rest;) {
+        tess_status_t status = add_offload(options, strsep(&rest, ","));
+        if (status < 0) return status;
+    }
+    return TESS_OK;
+}
+
+static tess_status_t read_engine(bench_options_t *options, const char *text)
+{
+    static const char *const names[] = {"auto", "io_uring", "threads"};
+    for (int e = 0; e < 3; e++) {
+        if (strcmp(text, names[e]) != 0) continue;
+        options->engine = names[e];
+        return TESS_OK;
+    }
+    return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "\"%s\" is not auto, io_uring or threads", text);
+}
+
 static tess_status_t read_tune(bench_options_t *options, const char *text)
 {
     (void)text;
@@ -169,13 +207,14 @@ const bench_flag_t bench_flags[] = {
     {'e', "maxbytes", "SIZE", COMM, BYTES(bytes_max), .help = "largest size"},
     {'i', "stepbytes", "SIZE", SWEEP | OVERLAP, BYTES(step_bytes),
      .help = "add this from size to size"},
-    {'f', "stepfactor", "X", COMM, REAL(step_factor, 1.01, 1e6),
+    {'f', "stepfactor", "X", COMM | OFFLOAD, REAL(step_factor, 1.01, 1e6),
      .help = "multiply sizes by this (2)"},
     {'n', "iters", .modes = SWEEP, INTEGER(iterations, 1, 100000),
      .help = "operations queued at once in one repetition (20)"},
-    {'w', "warmup_iters", .modes = SWEEP | OVERLAP | ADAM, INTEGER(warmups, 0, 100000),
-     .help = "untimed operations (or passes) before (5; bench_overlap: 1; bench_adam: 2)"},
-    {256, "repeat", .modes = SWEEP | OVERLAP | ADAM, INTEGER(repetitions, 1, 1000),
+    {'w', "warmup_iters", .modes = SWEEP | OVERLAP | ADAM | OFFLOAD, INTEGER(warmups, 0, 100000),
+     .help = "untimed operations (or passes) before (5; bench_overlap and bench_offload: 1; "
+             "bench_adam: 2)"},
+    {256, "repeat", .modes = SWEEP | OVERLAP | ADAM | OFFLOAD, INTEGER(repetitions, 1, 1000),
      .help = "repetitions, of which the median is reported (5)"},
     {'c', "check", .modes = SWEEP, INTEGER(check, 0, 1),
      .help = "1: check every element of the results (1)"},
@@ -187,7 +226,7 @@ const bench_flag_t bench_flags[] = {
     {'T', "timeout", .modes = ALL, INTEGER(timeout_s, 1, 86400),
      .help = "seconds until a rank that does not answer is an error (60)"},
     {'G', "cudagraph", "N", COMM, OTHER(read_graph), .help = "only 0 is accepted"},
-    {257, "seed", .modes = SWEEP | ADAM, INTEGER(seed, 0, 1e15), .help = "seed of the inputs (1)"},
+    {257, "seed", .modes = SWEEP | ADAM | OFFLOAD, INTEGER(seed, 0, 1e15), .help = "seed of the inputs (1)"},
 
     {258, "transport", "A,B", COMM, OTHER(read_transports),
      .help = "auto, self, ucx, nccl, raw-nccl (NCCL's own calls); several are compared in one run "
@@ -195,7 +234,7 @@ const bench_flag_t bench_flags[] = {
     {259, "device", "KIND", ALL, OTHER(read_device), .help = "auto, host or cuda (auto)"},
     {260, "ranks", .modes = ALL, INTEGER(ranks, 1, 4096),
      .help = "processes to start here (all CUDA devices; on the host one a core, from 2 to 8; "
-             "bench_adam: 1)"},
+             "bench_adam and bench_offload: 1)"},
     {261, "memory", "KIND", SWEEP, OTHER(read_memory),
      .help = "registered (with the transport), user or both (registered)"},
     {262, "json", "FILE", ALL, TEXT(json), .help = "write the results as JSON; - is standard output"},
@@ -210,16 +249,17 @@ const bench_flag_t bench_flags[] = {
     {273, "tokens", .modes = TUNE, INTEGER(tokens, 0, 1 << 20),
      .help = "compute beside communication: matrix products of 2 (reduce-scatter: 4) x N "
              "operations a parameter; 0: none (host 8, CUDA 4096)"},
-    {274, "gemm", "M,N,K", TUNE | OVERLAP, OTHER(read_gemm),
+    {274, "gemm", "M,N,K", TUNE | OVERLAP | OFFLOAD, OTHER(read_gemm),
      .help = "with --tune instead of --tokens: one such product for every N*K parameters; "
-             "bench_overlap: the product to run (host 512,512,512; CUDA 8192,8192,8192)"},
+             "otherwise the product to run (bench_overlap: host 512,512,512; CUDA 8192,8192,8192; "
+             "bench_offload: host 128,128,128; CUDA 4096,4096,4096)"},
     {275, "depth", .modes = TUNE, INTEGER(depth, 1, 64),
      .help = "buffers of the ring: one in use, the others on their way (2)"},
     {276, "budget", "SECONDS", TUNE, REAL(budget_s, 0.1, 86400),
      .help = "stop repeating after this time; every size is seen once all the same (60)"},
     {277, "sample-bytes", "SIZE", TUNE, BYTES(sample_bytes),
      .help = "measure at most this much of the model and scale (host 256M, CUDA 8G)"},
-    {278, "plot", "FILE.svg", TUNE, TEXT(plot), .help = "draw the result with gnuplot"},
+    {278, "plot", "FILE.svg", TUNE | OFFLOAD, TEXT(plot), .help = "draw the result with gnuplot"},
     {279, "out", "FILE.json", TUNE, TEXT(out), .help = "keep the result for programs"},
     {280, "raw-nccl", .modes = TUNE, .kind = BENCH_FLAG_SET, AT(raw_nccl),
      .help = "also time NCCL's own calls on flat buffers (CUDA)"},
@@ -251,6 +291,39 @@ const bench_flag_t bench_flags[] = {
     {'c', "check", .modes = ADAM, INTEGER(check, 0, 1),
      .help = "1: recompute some thousand elements of each result (1)"},
 
+    {320, "what", "A,B", OFFLOAD, OTHER(read_offload),
+     .help = "copy, compute, adam, file (copy,compute,adam; and file where --file names one)"},
+    {'b', "minbytes", "SIZE", OFFLOAD, BYTES(bytes_min),
+     .help = "smallest tile that is copied; K, M, G are powers of 1024 (64K)"},
+    {'e', "maxbytes", "SIZE", OFFLOAD, BYTES(bytes_max), .help = "largest tile (host 16M, CUDA 1G)"},
+    {321, "tiles", .modes = OFFLOAD, INTEGER(tiles, 1, 1e9),
+     .help = "tiles of a schedule, all different (as many as make --total-bytes)"},
+    {322, "total-bytes", "SIZE", OFFLOAD, BYTES(total_bytes),
+     .help = "bytes that a schedule moves, about; at most 10000 tiles, at least 32 (host 64M, CUDA "
+             "2G)"},
+    {323, "slots", .modes = OFFLOAD, INTEGER(slots, 2, 1024),
+     .help = "tiles on the device at once (the prefetcher's own choice)"},
+    {324, "tile", "SIZE", OFFLOAD, BYTES(tile_bytes),
+     .help = "tile beside compute, in a file, and of each of Adam's arrays (host 256K, file 1M; CUDA "
+             "16M, Adam 4M)"},
+    {325, "gemms", .modes = OFFLOAD, INTEGER(gemm_count, 1, 1000000),
+     .help = "matrix products beside one pass over the tiles (as many as take as long as it)"},
+    {326, "params", "A,B", OFFLOAD, OTHER(read_params_each),
+     .help = "parameters of each rank to step, one or several numbers (host 1e6, CUDA 1e8)"},
+    {327, "cpu-adam", .modes = OFFLOAD, INTEGER(cpu_adam, 0, 1),
+     .help = "1: also step the same state on the CPU, with all cores (1)"},
+    {328, "file", "PATH", OFFLOAD, TEXT(file),
+     .help = "measure tiles in this file, which must not exist and is removed at the end, or on "
+             "this block device, which is overwritten; several ranks append .0, .1 …"},
+    {329, "file-bytes", "SIZE", OFFLOAD, BYTES(file_bytes),
+     .help = "size of the file of each rank (host 256M, CUDA 4G)"},
+    {330, "block", "SIZE", OFFLOAD, BYTES(block_bytes), .help = "of one transfer to the file (1M)"},
+    {331, "depth", .modes = OFFLOAD, INTEGER(file_depth, 1, 1024),
+     .help = "transfers in flight to the file (32)"},
+    {332, "engine", "NAME", OFFLOAD, OTHER(read_engine), .help = "auto, io_uring or threads (auto)"},
+    {'c', "check", .modes = OFFLOAD, INTEGER(check, 0, 1),
+     .help = "1: check every byte that was moved, in a pass of its own (1)"},
+
     /* The deepspeed launcher appends it; the rank comes from its variables. */
     {300, "local_rank", "N", ALL, OTHER(ignore)},
 
@@ -272,6 +345,9 @@ const bench_flag_t bench_flags[] = {
     REFUSED_IN(ADAM, 'f', "stepfactor", BY_PARAMS),
     REFUSED_IN(ADAM, 't', "nthreads", "--threads lists numbers of OpenMP threads"),
     REFUSED_IN(ADAM, 'g', "ngpus", "every rank drives one GPU; --ranks says how many"),
+    REFUSED_IN(OFFLOAD, 'g', "ngpus", "every rank drives one GPU; --ranks says how many"),
+    REFUSED_IN(OFFLOAD, 'n', "iters", "a pass is one schedule; --tiles says how long it is"),
+    REFUSED_IN(OFFLOAD, 'd', "datatype", "tiles are bytes"),
 };
 /* clang-format on */
 const int bench_flag_count = (int)(sizeof bench_flags / sizeof *bench_flags);

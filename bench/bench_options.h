@@ -36,8 +36,17 @@ typedef enum bench_mode {
     BENCH_MODE_SWEEP = 1,
     BENCH_MODE_TUNE = 2,
     BENCH_MODE_OVERLAP = 4,
-    BENCH_MODE_ADAM = 8
+    BENCH_MODE_ADAM = 8,
+    BENCH_MODE_OFFLOAD = 16
 } bench_mode_t;
+
+/* What bench_offload measures; a set. */
+typedef enum bench_offload {
+    BENCH_OFFLOAD_COPY = 1,
+    BENCH_OFFLOAD_COMPUTE = 2,
+    BENCH_OFFLOAD_ADAM = 4,
+    BENCH_OFFLOAD_FILE = 8
+} bench_offload_t;
 
 typedef enum bench_memory {
     BENCH_MEMORY_REGISTERED = 1, /* tess_comm_allocate */
@@ -119,7 +128,8 @@ typedef struct bench_options {
     int64_t raw_nccl;
 
     /* bench_overlap */
-    int64_t collective_count, gemm_count;
+    int64_t collective_count;
+    int64_t gemm_count; /* bench_offload: BENCH_UNSET, as many as take as long as the tiles */
 
     /* bench_adam; dtype is that of gradients */
     bench_list_t params_each; /* parameters of each size */
@@ -127,6 +137,15 @@ typedef struct bench_options {
     unsigned layouts;         /* bit l: bench_layouts[l]; 0: BENCH_LAYOUTS_DEFAULT_TEXT */
     tess_dtype_t parameter;
     int64_t groups, huge_pages;
+
+    /* bench_offload; params_each is that of its Adam */
+    unsigned offload;           /* of bench_offload_t; 0: all but files, which --file adds */
+    int64_t tiles;              /* of a schedule; BENCH_UNSET: as many as make total_bytes */
+    int64_t tile_bytes;         /* beside compute, of Adam and in files; BENCH_UNSET: by mode */
+    int64_t total_bytes, slots; /* slots 0: as many as the prefetcher takes */
+    int64_t cpu_adam;
+    const char *file, *engine; /* file NULL: none */
+    int64_t file_bytes, block_bytes, file_depth;
 } bench_options_t;
 
 /* Reads the command line, or prints and exits. */

@@ -40,7 +40,7 @@ static void write_axis(FILE *pipe, const plot_t *plot)
                 bench_bytes_text((int64_t)plot->sizes[i], text, sizeof text), plot->sizes[i]);
     }
     fputs(")\nset yrange [0:*]\n", pipe);
-    fprintf(pipe, "set title '%s'\nset xlabel 'bucket'\nset ylabel '%s'\n", plot->title,
+    fprintf(pipe, "set title '%s'\nset xlabel '%s'\nset ylabel '%s'\n", plot->title, plot->x_label,
             plot->y_label);
     if (plot->marked_size > 0)
         fprintf(pipe, "set arrow from %.0f, graph 0 to %.0f, graph 1 nohead\n", plot->marked_size,

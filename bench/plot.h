@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <tessera/status.h>
 
-#define PLOT_SERIES_MAX 3
+#define PLOT_SERIES_MAX 6
 
 typedef struct plot_series {
     const char *title;
@@ -15,7 +15,7 @@ typedef struct plot_series {
 } plot_series_t;
 
 typedef struct plot {
-    const char *title, *y_label;
+    const char *title, *x_label, *y_label;
     const double *sizes; /* (point_count) bytes */
     int point_count;
     plot_series_t series[PLOT_SERIES_MAX];

@@ -164,6 +164,7 @@ static tess_status_t draw(tune_t *tune)
     snprintf(title, sizeof title, "%s, %d rank%s, %s", bench_collective_name(tune->collective),
              tune->session->size, tune->session->size > 1 ? "s" : "", tune->route->name);
     plot_t plot = {.title = title,
+                   .x_label = "bucket",
                    .y_label = "ms",
                    .sizes = sizes,
                    .point_count = count,

@@ -97,7 +97,8 @@ TESSI_API int tessi_timeout_or_default(int timeout_ms);
 
 /* 1 when this pass of `point` is to fail: TESS_FAULT="point:n", or tessi_fault_arm. Points in use:
  * "alloc" (host heap), "memory" (tess_memory_allocate, tess_memory_register), "map", "thread",
- * "socket", "ucx", "cuda", "nccl".
+ * "socket", "ucx", "cuda", "nccl", "copy" (prefetcher), "io", "short" and "slow" (transfers of a
+ * store), "bench" (a benchmark's result).
  */
 TESSI_API int tessi_fault(const char *point);
 

@@ -11,6 +11,9 @@
 
 #include "prefetch_internal.h"
 
+/* Of an array: so that all arrays of a tile, rounded up, can be added up. */
+#define BYTES_MAX (INT64_MAX / 2 / TESS_PREFETCH_ARRAYS_MAX)
+
 int64_t tessi_prefetch_bytes(const tessi_prefetch_array_t *array, int64_t tile)
 {
     int64_t left_bytes = array->home.bytes - tile * array->home.tile_bytes;
@@ -56,6 +59,11 @@ static tess_status_t check_array(const tess_prefetch_array_t *array, int index, 
         return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
                           "tess_prefetch_create: arrays[%d] has %" PRId64 " bytes in tiles of "
                           "%" PRId64 ", but both must be positive",
+                          index, array->bytes, array->tile_bytes);
+    if (array->bytes > BYTES_MAX || array->tile_bytes > BYTES_MAX)
+        return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
+                          "tess_prefetch_create: arrays[%d] has %" PRId64 " bytes in tiles of "
+                          "%" PRId64 ", which is more than can be counted",
                           index, array->bytes, array->tile_bytes);
     if (array->access < TESS_PREFETCH_READ || array->access > TESS_PREFETCH_READ_WRITE)
         return tessi_fail(TESS_ERR_INVALID_ARGUMENT,

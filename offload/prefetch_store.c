@@ -391,7 +391,8 @@ static tess_status_t take_memory(tess_prefetch_t *prefetch, const tess_prefetch_
         if (status < 0) return status;
         base = staging->allocated;
     }
-    staging->memory = (char *)round_up((int64_t)(intptr_t)base, alignment);
+    int64_t past_bytes = (int64_t)((uintptr_t)base % (uintptr_t)alignment);
+    staging->memory = (char *)base + (past_bytes ? alignment - past_bytes : 0);
     return TESS_OK;
 }
 

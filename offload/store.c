@@ -259,7 +259,7 @@ tess_status_t tess_store_write(tess_store_t *store, int64_t tile, const void *bu
     tess_status_t status = check_tile(store, "tess_store_write", tile, buffer, ticket);
     if (status < 0) return status;
     TESSI_TRACE_SCOPE(TESS_TRACE_OFFLOAD, "store_write", store->layout.tile_bytes, tile);
-    return tessi_store_submit(store, 1, tile, (void *)(uintptr_t)buffer, ticket);
+    return tessi_store_submit(store, 1, tile, (void *)buffer, ticket);
 }
 
 tess_status_t tess_store_wait(tess_store_t *store, tess_store_ticket_t ticket)

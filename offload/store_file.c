@@ -52,7 +52,7 @@ int tessi_store_read_all(int fd, void *buffer, int64_t bytes, int64_t offset)
 
 int tessi_store_write_all(int fd, const void *buffer, int64_t bytes, int64_t offset)
 {
-    return move_all(fd, (void *)(uintptr_t)buffer, bytes, offset, 1);
+    return move_all(fd, (void *)buffer, bytes, offset, 1);
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */

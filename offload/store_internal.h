@@ -52,6 +52,7 @@ typedef struct tessi_store_transfer {
     int write;
     char *buffer;
     int64_t offset, bytes; /* what is left of it */
+    int64_t try_bytes;     /* of them, for the engine to move now: all but for the fault "short" */
     int retries;           /* since it last moved a byte */
 } tessi_store_transfer_t;
 

@@ -131,6 +131,15 @@ static void leave_queue(tess_store_t *store)
     request->queued = 0;
 }
 
+/* The fault "short" asks for half, where that is a whole block. */
+static void aim(const tess_store_t *store, tessi_store_transfer_t *transfer)
+{
+    int64_t half_bytes = transfer->bytes / 2;
+    if (store->direct) half_bytes -= half_bytes % store->layout.alignment;
+    int is_short = half_bytes > 0 && tessi_fault("short");
+    transfer->try_bytes = is_short ? half_bytes : transfer->bytes;
+}
+
 tessi_store_transfer_t *tessi_store_take(tess_store_t *store)
 {
     tessi_store_request_t *request = store->queue_first;
@@ -145,6 +154,7 @@ tessi_store_transfer_t *tessi_store_take(tess_store_t *store)
         .offset = request->offset + request->taken_bytes,
         .bytes = left_bytes < store->block_bytes ? left_bytes : store->block_bytes,
     };
+    aim(store, transfer);
     request->taken_bytes += transfer->bytes;
     request->transfers_out++;
     if (request->taken_bytes == request->bytes) leave_queue(store);
@@ -169,20 +179,16 @@ static int advance(const tess_store_t *store, tessi_store_transfer_t *transfer, 
     transfer->offset += moved_bytes;
     transfer->bytes -= moved_bytes;
     transfer->retries = 0;
+    aim(store, transfer);
     *again = 1;
     return 0;
 }
 
-/* Faults: "io" fails, "short" moves half (where that is a whole block), "slow" takes 0.3 s. */
-static int64_t inject(const tess_store_t *store, const tessi_store_transfer_t *transfer,
-                      int64_t result)
+/* The fault "io" fails, "slow" takes 0.3 s. */
+static int64_t inject(int64_t result)
 {
-    int64_t half_bytes = transfer->bytes / 2;
-    if (store->direct) half_bytes -= half_bytes % store->layout.alignment;
     if (tessi_fault("slow")) nanosleep(&(struct timespec){.tv_nsec = SLOW_NS}, NULL);
-    if (tessi_fault("io")) return -EIO;
-    if (result > half_bytes && half_bytes > 0 && tessi_fault("short")) return half_bytes;
-    return result;
+    return tessi_fault("io") ? -EIO : result;
 }
 
 void tessi_store_finish(tess_store_t *store, tessi_store_request_t *request)
@@ -196,7 +202,7 @@ void tessi_store_finish(tess_store_t *store, tessi_store_request_t *request)
 int tessi_store_complete(tess_store_t *store, tessi_store_transfer_t *transfer, int64_t result)
 {
     int again;
-    int error = advance(store, transfer, inject(store, transfer, result), &again);
+    int error = advance(store, transfer, inject(result), &again);
     if (again) return 1;
     tessi_store_request_t *request = transfer->request;
     pthread_mutex_lock(&store->lock);

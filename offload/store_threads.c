@@ -22,7 +22,7 @@ typedef struct pool {
 
 static int64_t move(const tess_store_t *store, const tessi_store_transfer_t *transfer)
 {
-    size_t bytes = (size_t)transfer->bytes;
+    size_t bytes = (size_t)transfer->try_bytes;
     ssize_t moved = transfer->write
                         ? pwrite(store->data_fd, transfer->buffer, bytes, transfer->offset)
                         : pread(store->data_fd, transfer->buffer, bytes, transfer->offset);

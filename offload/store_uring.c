@@ -108,7 +108,7 @@ static void prepare_transfer(const tess_store_t *store, engine_t *engine,
     struct io_uring_sqe *entry = io_uring_get_sqe(&engine->ring);
     int fd = engine->has_file ? 0 : store->data_fd;
     int index = buffer_index(store, engine, transfer);
-    unsigned bytes = (unsigned)transfer->bytes;
+    unsigned bytes = (unsigned)transfer->try_bytes;
     uint64_t offset = (uint64_t)transfer->offset;
     if (transfer->write && index >= 0)
         io_uring_prep_write_fixed(entry, fd, transfer->buffer, bytes, offset, index);
@@ -214,8 +214,9 @@ static void *own_ring(void *argument)
         pthread_mutex_unlock(&store->lock);
         take_in(store, engine);
     }
-    /* At once, so that the memory no longer counts against RLIMIT_MEMLOCK. */
+    /* At once: the ring itself goes later, and would keep the memory locked and the file open. */
     if (engine->has_buffers) (void)io_uring_unregister_buffers(&engine->ring);
+    if (engine->has_file) (void)io_uring_unregister_files(&engine->ring);
     io_uring_queue_exit(&engine->ring);
     return NULL;
 }

@@ -9,6 +9,7 @@
 #define LANE_ELEMENTS (TESS_ADAM_BLOCK / 32)
 #define THREADS 128
 #define BLOCKS_PER_SM 7
+#define MANY_ELEMENTS (1 << 24)
 
 /* One lane's share of a block, as it lies in memory; what is beyond the range's end counts as zero.
  */
@@ -229,7 +230,8 @@ static void launch_8bit(const tessi_adam_launch_t *launch, cudaStream_t stream)
     }
     const tess_adam_range_t &range = launch->work.range;
     int64_t whole_end = is_aligned(range) ? range.count / TESS_ADAM_BLOCK & ~(int64_t)1 : 0;
-    int64_t elements = (int64_t)(WEIGHTS == W_BF16 ? 8 : 2) * TESS_ADAM_BLOCK * THREADS / 32;
+    int64_t warp_blocks = WEIGHTS == W_BF16 && range.count >= MANY_ELEMENTS ? 8 : 2;
+    int64_t elements = warp_blocks * TESS_ADAM_BLOCK * THREADS / 32;
     int64_t blocks = (range.count + elements - 1) / elements;
     adam_8bit_kernel<WEIGHTS, GRADIENT>
         <<<(unsigned)blocks, THREADS, 0, stream>>>(*launch, whole_end);

@@ -19,7 +19,7 @@ typedef struct tessi_adam_launch {
 } tessi_adam_launch_t;
 
 /* Elements of a list's tile. */
-#define TESSI_ADAM_CUDA_TILE 2048
+#define TESSI_ADAM_CUDA_TILE 4096
 
 /* One file a kind of moments. 0 or a cudaError_t. */
 int tessi_adam_cuda_fp32(const tess_adam_config_t *config, const tessi_adam_launch_t *launch,

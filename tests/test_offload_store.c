@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -146,6 +147,39 @@ static void offsets_beyond_4_gib(void **unused)
     free(buffer);
 }
 
+/* One registered buffer of io_uring ends at 1 GiB; a tile may lie across that. */
+static void buffers_beyond_1_gib(void **unused)
+{
+    (void)unused;
+    const rig_way_t way = {"io_uring", -1};
+    int64_t bytes = 3 * MIB, buffers_bytes = (INT64_C(1) << 30) + 8 * MIB;
+    char *buffers = mmap(NULL, (size_t)buffers_bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_true(buffers != MAP_FAILED);
+    tess_store_config_t config = rig_config(&way, bytes, 2, 0);
+    config.block_bytes = 2 * MIB;
+    config.buffers = buffers;
+    config.buffers_bytes = buffers_bytes;
+    tess_store_t *store;
+    tess_status_t status = tess_store_open(rig_path("store"), &config, &store);
+    if (status == TESS_ERR_UNSUPPORTED) {
+        printf("left out: %s\n", tess_last_error());
+    } else {
+        TEST_OK(status);
+        printf("%s\n", tess_store_description(store));
+        char *across = buffers + (INT64_C(1) << 30) - MIB, *behind = across + 4 * MIB;
+        rig_fill(across, bytes, 1, 1);
+        TEST_OK(rig_write(store, 1, across));
+        TEST_OK(rig_read(store, 1, behind));
+        assert_true(rig_holds(behind, bytes, 1, 1));
+        memset(across, 0, (size_t)bytes);
+        TEST_OK(rig_read(store, 1, across));
+        assert_true(rig_holds(across, bytes, 1, 1));
+        tess_store_close(store);
+    }
+    munmap(buffers, (size_t)buffers_bytes);
+}
+
 /* --- tickets ---------------------------------------------------------------------------------- */
 
 static void tickets_count_once(void **unused)
@@ -155,7 +189,7 @@ static void tickets_count_once(void **unused)
     int way_count = rig_ways(&ways);
     enum { OUT = 4096 };
     static tess_store_ticket_t tickets[OUT + 1];
-    char *buffers = rig_buffers(64, 2);
+    char *buffers = rig_buffers(64, OUT + 1);
     for (int w = 0; w < way_count; w++) {
         tess_store_config_t config = rig_config(&ways[w], 64, 4, 0);
         config.timeout_ms = 100;
@@ -179,15 +213,16 @@ static void tickets_count_once(void **unused)
         TEST_STATUS(tess_store_poll(store, tickets[1]), TESS_ERR_STATE);
 
         /* As many as there can be, then one more: it waits, in vain, and none is lost. */
-        for (int n = 0; n < OUT; n++) TEST_OK(tess_store_read(store, 1, buffers, &tickets[n]));
+        for (int n = 0; n < OUT; n++)
+            TEST_OK(tess_store_read(store, 1, rig_buffer(buffers, 64, n), &tickets[n]));
         TEST_STATUS(tess_store_read(store, 1, buffers, &tickets[OUT]), TESS_ERR_TIMEOUT);
         assert_non_null(strstr(tess_last_error(), "4096 tickets are out"));
         for (int n = 0; n < OUT; n++) {
             for (int other = n + 1; other < OUT && n % 512 == 0; other++)
                 assert_true(tickets[n] != tickets[other]);
             TEST_OK(tess_store_wait(store, tickets[n]));
+            assert_true(rig_holds(rig_buffer(buffers, 64, n), 64, 1, 1));
         }
-        assert_true(rig_holds(buffers, 64, 1, 1));
         /* Closing does not need the tickets that nobody waited for. */
         TEST_OK(tess_store_read(store, 1, buffers, &tickets[0]));
         tess_store_close(store);
@@ -220,6 +255,35 @@ static void a_wait_has_a_deadline(void **unused)
         tess_store_close(store);
     }
     free(buffer);
+}
+
+/* What the device never answers is left to it: the call comes back all the same. */
+static int close_too_early(void *argument)
+{
+    const rig_way_t *way = argument;
+    tess_store_config_t config = rig_config(way, 4096, 2, 1);
+    tess_store_t *store;
+    tess_store_ticket_t ticket;
+    config.timeout_ms = 20;
+    RANK_OK(tess_store_open(rig_path("store"), &config, &store));
+    tessi_fault_arm("slow", 1);
+    RANK_OK(tess_store_write(store, 1, rig_buffers(4096, 1), &ticket));
+    int64_t before_ns = tessi_now_ns();
+    tess_store_close(store); /* prints a line */
+    RANK_CHECK(tessi_now_ns() - before_ns < 280000000);
+    usleep(400000); /* the write ends, and finds its store where it was */
+    return 0;
+}
+
+static void closing_has_a_deadline(void **unused)
+{
+    (void)unused;
+    const rig_way_t *ways;
+    int way_count = rig_ways(&ways);
+    for (int w = 0; w < way_count; w++) {
+        rig_way_t way = ways[w];
+        assert_int_equal(rig_child(close_too_early, &way), 0);
+    }
 }
 
 /* --- what is refused -------------------------------------------------------------------------- */
@@ -370,7 +434,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiles_come_back),           cmocka_unit_test(engines_read_one_another),
         cmocka_unit_test(nothing_else_is_touched),   cmocka_unit_test(offsets_beyond_4_gib),
-        cmocka_unit_test(tickets_count_once),        cmocka_unit_test(a_wait_has_a_deadline),
+        cmocka_unit_test(buffers_beyond_1_gib),      cmocka_unit_test(tickets_count_once),
+        cmocka_unit_test(a_wait_has_a_deadline),     cmocka_unit_test(closing_has_a_deadline),
         cmocka_unit_test(bad_arguments_are_refused), cmocka_unit_test(other_files_are_refused),
         cmocka_unit_test(descriptions_tell),
     };

@@ -52,7 +52,9 @@ typedef struct tess_store_config {
         0, 0, TESS_STORE_CREATE, 0, 0, -1, 0, 0, 0, 0, 0                                           \
     }
 
-/* Space is allocated here, so that a full disk is found before anything is written. */
+/* Space is allocated here, so that a full disk is found before anything is written; a file system
+ * that cannot do that is named in a line on stderr. TESS_ERR_STATE: another store has the file
+ * open. TESS_ERR_UNSUPPORTED: no io_uring, or no O_DIRECT, where that was asked for. */
 TESS_API TESS_MUST_CHECK tess_status_t tess_store_open(const char *path,
                                                        const tess_store_config_t *config,
                                                        tess_store_t **store);
@@ -85,7 +87,8 @@ TESS_API TESS_MUST_CHECK tess_status_t tess_store_write(tess_store_t *store, int
                                                         tess_store_ticket_t *ticket);
 
 /* Blocks until the operation is done; a crash-safe write then is on the device. Failures name file,
- * offset and cause: TESS_ERR_SYSTEM, or TESS_ERR_TIMEOUT. Ticket 0 is done. */
+ * offset and cause: TESS_ERR_SYSTEM, or TESS_ERR_TIMEOUT, after which the ticket is still out and
+ * the buffer in use. Ticket 0 is done. */
 TESS_API TESS_MUST_CHECK tess_status_t tess_store_wait(tess_store_t *store,
                                                        tess_store_ticket_t ticket);
 
@@ -94,7 +97,8 @@ TESS_API TESS_MUST_CHECK tess_status_t tess_store_wait(tess_store_t *store,
 TESS_API TESS_MUST_CHECK tess_status_t tess_store_poll(tess_store_t *store,
                                                        tess_store_ticket_t ticket);
 
-/* Everything that was waited for is on the device when this returns. */
+/* Everything that was waited for is on the device when this returns. A failure stays: what was lost
+ * then is not found again by a second call. */
 TESS_API TESS_MUST_CHECK tess_status_t tess_store_sync(tess_store_t *store);
 
 #ifdef __cplusplus

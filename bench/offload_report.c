@@ -76,8 +76,8 @@ static void start_compute(offload_bench_t *bench)
                 gemm_description(bench->gemm));
     bench_print(session,
                 "# %-10s %10s %6s %5s %8s | %8s %8s %6s | %9s %9s %9s %6s %7s | %8s %8s %6s\n",
-                "tiles", "tile", "count", "slots", "products", "raw", "prefetch", "ratio", "tiles",
-                "products", "both", "eff", "raw eff", "stalls", "first", "#wrong");
+                "access", "tile", "visits", "slots", "products", "raw", "prefetch", "ratio",
+                "tiles", "products", "both", "eff", "raw eff", "stalls", "first", "#wrong");
     bench_print(session,
                 "# %-10s %10s %6s %5s %8s | %8s %8s %6s | %9s %9s %9s %6s %7s | %8s %8s %6s\n", "",
                 "(B)", "", "", "", "(GB/s)", "(GB/s)", "", "(ms)", "(ms)", "(ms)", "", "", "(ms)",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What each layout of Adam's state costs in accuracy: two thousand steps beside Adam in double
- * precision, with the same bf16 gradients. The table in docs/OPTIM.md is this program's output.
+ * precision, with the same bf16 gradients. docs/OPTIM.md quotes its output.
  *
  *   adam_accuracy [SPREAD [RATE]]    gradients of parameters in one block of 256 differ by a factor
  *                                    of up to 10^SPREAD (1); learning rate (1e-4)

@@ -7,8 +7,7 @@
 #ifndef TESSERA_OPTIM_ADAM_CUDA_CUH
 #define TESSERA_OPTIM_ADAM_CUDA_CUH
 
-#include <cuda_runtime_api.h>
-
+#include "launch_cuda.cuh"
 #include "memory_cuda.cuh"
 #include "optim_cuda.h"
 
@@ -18,8 +17,7 @@
 enum { W_FP32, W_MASTER_BF16, W_MASTER_FP16, W_REMAINDER, W_BF16 };
 enum { G_BF16 = TESS_DTYPE_BF16, G_FP16 = TESS_DTYPE_FP16, G_FP32 = TESS_DTYPE_FP32 };
 
-/* --- gradients and weights ----------------------------------------------------------------------
- */
+/* --- gradients and weights ------------------------------------------------------------------- */
 
 template <int GRADIENT, int N, bool ALIGNED>
 TESSI_DEVICE void read_gradient(const tess_adam_range_t &range, int64_t i, float *g)
@@ -179,8 +177,7 @@ template <int GRADIENT> static __device__ constexpr int gradient_bytes()
     return GRADIENT == G_FP32 ? 4 : 2;
 }
 
-/* --- launching
- * ------------------------------------------------------------------------------------ */
+/* --- launching ------------------------------------------------------------------------------- */
 
 static inline int weights_kind(const tess_adam_config_t *config)
 {
@@ -190,12 +187,32 @@ static inline int weights_kind(const tess_adam_config_t *config)
     return config->parameter == TESS_DTYPE_FP16 ? W_MASTER_FP16 : W_FP32;
 }
 
-/* LAUNCH(WEIGHTS, GRADIENT) for the configuration, with both as constants. */
-#define ADAM_FOR_GRADIENT(LAUNCH, WEIGHTS, config)                                                 \
-    do {                                                                                           \
-        if ((config)->gradient == TESS_DTYPE_BF16) LAUNCH(WEIGHTS, G_BF16);                        \
-        else if ((config)->gradient == TESS_DTYPE_FP16) LAUNCH(WEIGHTS, G_FP16);                   \
-        else LAUNCH(WEIGHTS, G_FP32);                                                              \
-    } while (0)
+/* Calls Launcher<WEIGHTS, GRADIENT>::run for the configuration, with both as constants. */
+template <template <int, int> class Launcher, int WEIGHTS>
+static int launch_gradient(const tess_adam_config_t *config, const tessi_adam_launch_t *launch,
+                           void *stream)
+{
+    if (config->gradient == TESS_DTYPE_BF16) return Launcher<WEIGHTS, G_BF16>::run(launch, stream);
+    if (config->gradient == TESS_DTYPE_FP16) return Launcher<WEIGHTS, G_FP16>::run(launch, stream);
+    return Launcher<WEIGHTS, G_FP32>::run(launch, stream);
+}
+
+template <template <int, int> class Launcher>
+static int launch_for(const tess_adam_config_t *config, const tessi_adam_launch_t *launch,
+                      void *stream)
+{
+    switch (weights_kind(config)) {
+    case W_FP32:
+        return launch_gradient<Launcher, W_FP32>(config, launch, stream);
+    case W_MASTER_BF16:
+        return launch_gradient<Launcher, W_MASTER_BF16>(config, launch, stream);
+    case W_MASTER_FP16:
+        return launch_gradient<Launcher, W_MASTER_FP16>(config, launch, stream);
+    case W_REMAINDER:
+        return launch_gradient<Launcher, W_REMAINDER>(config, launch, stream);
+    default:
+        return launch_gradient<Launcher, W_BF16>(config, launch, stream);
+    }
+}
 
 #endif

@@ -220,40 +220,32 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 /* A warp of one range walks through a few blocks, in steps of the whole grid: fewer would not pay
  * for its start, and more let the warps drift apart in memory. Measured: 8 where instructions are
  * the bound, 2 where memory is. */
-template <int WEIGHTS, int GRADIENT>
-static void launch_8bit(const tessi_adam_launch_t *launch, cudaStream_t stream)
-{
-    if (launch->work.ranges) {
-        adam_8bit_list_kernel<WEIGHTS, GRADIENT>
-            <<<(unsigned)launch->work.tile_count, THREADS, 0, stream>>>(*launch);
-        return;
+template <int WEIGHTS, int GRADIENT> struct launcher {
+    static int run(const tessi_adam_launch_t *launch, void *stream)
+    {
+        if (launch->work.ranges)
+            return tessi_launch(adam_8bit_list_kernel<WEIGHTS, GRADIENT>, launch->work.tile_count,
+                                THREADS, stream, *launch);
+        const tess_adam_range_t &range = launch->work.range;
+        int64_t whole_end = is_aligned(range) ? range.count / TESS_ADAM_BLOCK & ~(int64_t)1 : 0;
+        int64_t warp_blocks = WEIGHTS == W_BF16 && range.count >= MANY_ELEMENTS ? 8 : 2;
+        int64_t elements = warp_blocks * TESS_ADAM_BLOCK * THREADS / 32;
+        return tessi_launch(adam_8bit_kernel<WEIGHTS, GRADIENT>,
+                            (range.count + elements - 1) / elements, THREADS, stream, *launch,
+                            whole_end);
     }
-    const tess_adam_range_t &range = launch->work.range;
-    int64_t whole_end = is_aligned(range) ? range.count / TESS_ADAM_BLOCK & ~(int64_t)1 : 0;
-    int64_t warp_blocks = WEIGHTS == W_BF16 && range.count >= MANY_ELEMENTS ? 8 : 2;
-    int64_t elements = warp_blocks * TESS_ADAM_BLOCK * THREADS / 32;
-    int64_t blocks = (range.count + elements - 1) / elements;
-    adam_8bit_kernel<WEIGHTS, GRADIENT>
-        <<<(unsigned)blocks, THREADS, 0, stream>>>(*launch, whole_end);
-}
+};
+
+/* The 8 bits of moment 2 have no room for ties. */
+template <int GRADIENT> struct launcher<W_REMAINDER, GRADIENT> {
+    static int run(const tessi_adam_launch_t *, void *)
+    {
+        return (int)cudaErrorInvalidValue;
+    }
+};
 
 int tessi_adam_cuda_8bit(const tess_adam_config_t *config, const tessi_adam_launch_t *launch,
                          void *stream)
 {
-#define LAUNCH(WEIGHTS, GRADIENT) launch_8bit<WEIGHTS, GRADIENT>(launch, (cudaStream_t)stream)
-    switch (weights_kind(config)) {
-    case W_FP32:
-        ADAM_FOR_GRADIENT(LAUNCH, W_FP32, config);
-        break;
-    case W_MASTER_BF16:
-        ADAM_FOR_GRADIENT(LAUNCH, W_MASTER_BF16, config);
-        break;
-    case W_MASTER_FP16:
-        ADAM_FOR_GRADIENT(LAUNCH, W_MASTER_FP16, config);
-        break;
-    default:
-        ADAM_FOR_GRADIENT(LAUNCH, W_BF16, config);
-    }
-#undef LAUNCH
-    return (int)cudaGetLastError();
+    return launch_for<launcher>(config, launch, stream);
 }

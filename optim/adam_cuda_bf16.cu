@@ -2,8 +2,10 @@
 /* Adam with moments in bf16, rounded stochastically; twin of the loops in adam_host_loops.h. */
 #include "adam_cuda_float.cuh"
 
+template <int WEIGHTS, int GRADIENT> using launcher = adam_launcher<2, 8, 2048, WEIGHTS, GRADIENT>;
+
 int tessi_adam_cuda_bf16(const tess_adam_config_t *config, const tessi_adam_launch_t *launch,
                          void *stream)
 {
-    return launch_adam<2, 8, 2048>(config, launch, stream);
+    return launch_for<launcher>(config, launch, stream);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Adam's state out of and into plain fp32. Twin of the loops in optim_host.c.
+/* Adam's state out of and into plain fp32. Twin of the loops in adam_host_loops.h.
  *
  * A warp takes 256 elements, so that a block of 8-bit moments is one warp's. These run once a
  * checkpoint, so layouts are told apart at run time.
@@ -134,7 +134,7 @@ static __global__ void import_kernel(tess_adam_config_t config, tess_adam_range_
             m[n] = v[n] = 0.0f;
             if (i >= range.count) continue;
             if (values.moment1) m[n] = values.moment1[i];
-            if (values.moment2) v[n] = values.moment2[i];
+            if (values.moment2) v[n] = tessi_smallest(values.moment2[i], TESSI_MOMENT2_MAX);
             float weight = values.weights ? values.weights[i] : parameter_at(config, range, i);
             uint32_t tie = store_weight(config, range, i, weight);
             if (config.moments != TESS_ADAM_MOMENTS_8BIT)
@@ -144,24 +144,24 @@ static __global__ void import_kernel(tess_adam_config_t config, tess_adam_range_
     }
 }
 
-static unsigned grid_of(int64_t count)
+/* A block steps on by the whole grid. */
+static int64_t blocks_for(int64_t count)
 {
     int64_t blocks = (count + ADAM_THREADS - 1) / ADAM_THREADS;
-    return (unsigned)(blocks < 65536 ? blocks : 65536);
+    return blocks < 65536 ? blocks : 65536;
 }
 
 int tessi_adam_cuda_export(const tess_adam_config_t *config, const tess_adam_range_t *range,
                            const tess_adam_values_t *values, void *stream)
 {
-    export_kernel<<<grid_of(range->count), ADAM_THREADS, 0, (cudaStream_t)stream>>>(*config, *range,
-                                                                                    *values);
-    return (int)cudaGetLastError();
+    return tessi_launch(export_kernel, blocks_for(range->count), ADAM_THREADS, stream, *config,
+                        *range, *values);
 }
 
 int tessi_adam_cuda_import(const tess_adam_config_t *config, const tess_adam_range_t *range,
                            const tess_adam_values_t *values, void *stream)
 {
-    import_kernel<<<grid_of(range->count), ADAM_THREADS, 0, (cudaStream_t)stream>>>(*config, *range,
-                                                                                    *values);
-    return (int)cudaGetLastError();
+    int64_t lanes = (range->count + TESS_ADAM_BLOCK - 1) / TESS_ADAM_BLOCK * LANES;
+    return tessi_launch(import_kernel, blocks_for(lanes), ADAM_THREADS, stream, *config, *range,
+                        *values);
 }

@@ -88,34 +88,15 @@ static __global__ void __launch_bounds__(ADAM_THREADS, 4)
     }
 }
 
-template <int BYTES, int N, int FLAT>
-static int launch_adam(const tess_adam_config_t *config, const tessi_adam_launch_t *launch,
-                       void *stream)
-{
-    int64_t tiles = launch->work.ranges ? launch->work.tile_count
-                                        : (launch->work.range.count + FLAT - 1) / FLAT;
-    unsigned blocks = (unsigned)tiles;
-#define LAUNCH(WEIGHTS, GRADIENT)                                                                  \
-    adam_kernel<BYTES, WEIGHTS, GRADIENT, N, FLAT>                                                 \
-        <<<blocks, ADAM_THREADS, 0, (cudaStream_t)stream>>>(*launch)
-    switch (weights_kind(config)) {
-    case W_FP32:
-        ADAM_FOR_GRADIENT(LAUNCH, W_FP32, config);
-        break;
-    case W_MASTER_BF16:
-        ADAM_FOR_GRADIENT(LAUNCH, W_MASTER_BF16, config);
-        break;
-    case W_MASTER_FP16:
-        ADAM_FOR_GRADIENT(LAUNCH, W_MASTER_FP16, config);
-        break;
-    case W_REMAINDER:
-        ADAM_FOR_GRADIENT(LAUNCH, W_REMAINDER, config);
-        break;
-    default:
-        ADAM_FOR_GRADIENT(LAUNCH, W_BF16, config);
+/* What a .cu file gives to launch_for, by an alias that leaves two parameters open. */
+template <int BYTES, int N, int FLAT, int WEIGHTS, int GRADIENT> struct adam_launcher {
+    static int run(const tessi_adam_launch_t *launch, void *stream)
+    {
+        int64_t tiles = launch->work.ranges ? launch->work.tile_count
+                                            : (launch->work.range.count + FLAT - 1) / FLAT;
+        return tessi_launch(adam_kernel<BYTES, WEIGHTS, GRADIENT, N, FLAT>, tiles, ADAM_THREADS,
+                            stream, *launch);
     }
-#undef LAUNCH
-    return (int)cudaGetLastError();
-}
+};
 
 #endif

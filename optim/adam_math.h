@@ -304,9 +304,9 @@ typedef struct tessi_random {
  * folded, as in Wang Yi's wyhash. Elements 2^32 apart draw alike. */
 TESSI_MATH tessi_random_t tessi_random(uint64_t key, int64_t index)
 {
-    uint64_t first = tessi_product((uint32_t)index + (uint32_t)key, 0xd1b54a33u);
+    uint64_t first = tessi_product((uint32_t)index + (uint32_t)key, 0x623e4323u);
     uint32_t folded = (uint32_t)(first >> 32) ^ (uint32_t)first ^ (uint32_t)(key >> 32);
-    uint64_t second = tessi_product(folded, 0xfd7046c5u);
+    uint64_t second = tessi_product(folded, 0xff96a9e9u);
     uint32_t high = (uint32_t)(second >> 32), low = (uint32_t)second;
     tessi_random_t random;
     random.moment1 = high ^ low;

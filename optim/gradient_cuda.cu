@@ -4,8 +4,7 @@
  * Invariant: which thread adds which element, and in what order partial sums are added, depends on
  * the number of elements alone; not on their alignment, nor on the GPU.
  */
-#include <cuda_runtime_api.h>
-
+#include "launch_cuda.cuh"
 #include "memory_cuda.cuh"
 #include "optim_cuda.h"
 
@@ -117,13 +116,9 @@ static int measure(tessi_gradient_slot_t *slot, const tess_gradient_piece_t *pie
     int64_t blocks = (piece->count + BLOCK_ELEMENTS - 1) / BLOCK_ELEMENTS;
     if (blocks < 1) blocks = 1;
     if (blocks > TESSI_GRADIENT_PARTS_MAX) blocks = TESSI_GRADIENT_PARTS_MAX;
-    if ((uintptr_t)piece->values % 16 == 0)
-        measure_kernel<DTYPE, true><<<(unsigned)blocks, BLOCK_THREADS, 0, (cudaStream_t)stream>>>(
-            piece->values, piece->count, slot);
-    else
-        measure_kernel<DTYPE, false><<<(unsigned)blocks, BLOCK_THREADS, 0, (cudaStream_t)stream>>>(
-            piece->values, piece->count, slot);
-    return (int)cudaGetLastError();
+    bool aligned = (uintptr_t)piece->values % 16 == 0;
+    return tessi_launch(aligned ? measure_kernel<DTYPE, true> : measure_kernel<DTYPE, false>,
+                        blocks, BLOCK_THREADS, stream, piece->values, piece->count, slot);
 }
 
 int tessi_gradient_cuda_measure(tessi_gradient_slot_t *slot, const tess_gradient_piece_t *piece,
@@ -137,6 +132,5 @@ int tessi_gradient_cuda_measure(tessi_gradient_slot_t *slot, const tess_gradient
 int tessi_gradient_cuda_combine(const tessi_gradient_slot_t *slots, int64_t slot_count, double *sum,
                                 void *stream)
 {
-    combine_kernel<<<1, BLOCK_THREADS, 0, (cudaStream_t)stream>>>(slots, slot_count, sum);
-    return (int)cudaGetLastError();
+    return tessi_launch(combine_kernel, 1, BLOCK_THREADS, stream, slots, slot_count, sum);
 }

@@ -64,7 +64,7 @@ static tess_status_t run_decide(void *argument)
 static tess_status_t run_rate(void *argument)
 {
     const rate_argument_t *work = argument;
-    work->state->learning_rate = work->learning_rate;
+    work->state->next_learning_rate = work->learning_rate;
     return TESS_OK;
 }
 

@@ -27,15 +27,21 @@ static int is_flag(int value)
     return value == 0 || value == 1;
 }
 
+/* A normal number whose inverse is finite. */
+static int is_scale(float scale)
+{
+    return scale >= 0x1p-126f && scale <= 0x1p127f;
+}
+
 static tess_status_t check_loss_scale(const tess_loss_scale_config_t *rules)
 {
     if (!is_flag(rules->dynamic)) return refuse("loss_scale.dynamic", rules->dynamic, "0 or 1");
-    if (!(rules->initial > 0.0f) || !isfinite(rules->initial))
-        return refuse("loss_scale.initial", (double)rules->initial, "above 0 and finite");
+    if (!is_scale(rules->initial))
+        return refuse("loss_scale.initial", (double)rules->initial, "from 2^-126 to 2^127");
     if (!rules->dynamic) return TESS_OK;
-    if (!(rules->minimum > 0.0f && rules->minimum <= rules->initial))
+    if (!is_scale(rules->minimum) || rules->minimum > rules->initial)
         return refuse("loss_scale.minimum", (double)rules->minimum,
-                      "above 0 and at most loss_scale.initial");
+                      "at least 2^-126 and at most loss_scale.initial");
     if (rules->window < 1) return refuse("loss_scale.window", (double)rules->window, "at least 1");
     if (rules->hysteresis < 1)
         return refuse("loss_scale.hysteresis", rules->hysteresis, "at least 1");
@@ -67,6 +73,7 @@ static tess_step_state_t first_state(const tess_step_config_t *config)
         .beta1_power = 1.0,
         .beta2_power = 1.0,
         .learning_rate = (float)config->learning_rate,
+        .next_learning_rate = (float)config->learning_rate,
         .loss_scale = config->loss_scale.initial,
         .clip_coefficient = 1.0f,
         .gradient_factor = (float)(1.0 / (double)config->loss_scale.initial),
@@ -204,10 +211,13 @@ static void report_skipped(tess_step_t *step, const tess_step_state_t *state)
     int64_t skipped = state->skipped - step->skipped_reported;
     step->skipped_reported = state->skipped;
     if (skipped <= 0) return;
+    const char *why = state->exhausted ? "the loss scale had reached its minimum"
+                                       : "gradients were not finite, or too large for fp32";
     tessi_log(TESSI_LOG_ERROR,
-              "%" PRId64 " optimizer step%s skipped since the last report, because gradients were "
-              "not finite; %" PRId64 " applied so far; the loss scale is %g now",
-              skipped, skipped == 1 ? " was" : "s were", state->step, (double)state->loss_scale);
+              "%" PRId64 " optimizer step%s skipped since the last report, because %s; %" PRId64
+              " applied so far; the loss scale is %g now",
+              skipped, skipped == 1 ? " was" : "s were", why, state->step,
+              (double)state->loss_scale);
 }
 
 tess_status_t tess_step_read(tess_step_t *step, tess_stream_t *stream, tess_step_state_t *state)
@@ -225,9 +235,27 @@ tess_status_t tess_step_read(tess_step_t *step, tess_stream_t *stream, tess_step
     if (!state->exhausted) return TESS_OK;
     return tessi_fail(
         TESS_ERR_STATE,
-        "gradients were not finite at the smallest loss scale, %g: no step is applied "
-        "any more; restore an earlier state with tess_step_write",
+        "tess_step_read: gradients were not finite at the smallest loss scale, %g: no step is "
+        "applied any more; restore an earlier state with tess_step_write",
         (double)state->loss_scale);
+}
+
+/* What only a damaged file can hold. */
+static tess_status_t check_state(const tess_step_t *step, const tess_step_state_t *state)
+{
+    const char *field = NULL;
+    if (state->step < 0 || state->skipped < 0) field = "step or skipped";
+    if (!is_scale(state->loss_scale)) field = "loss_scale";
+    if (state->hysteresis_left < 0 || (step->config.loss_scale.dynamic && !state->hysteresis_left))
+        field = "hysteresis_left";
+    if (!is_flag(state->skip) || !is_flag(state->exhausted)) field = "skip or exhausted";
+    if (!(state->beta1_power >= 0.0 && state->beta1_power <= 1.0)) field = "beta1_power";
+    if (!(state->beta2_power >= 0.0 && state->beta2_power <= 1.0)) field = "beta2_power";
+    if (!is_rate((double)state->learning_rate) || !is_rate((double)state->next_learning_rate))
+        field = "learning_rate or next_learning_rate";
+    if (!field) return TESS_OK;
+    return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
+                      "tess_step_write: state.%s is out of range: this is no saved state", field);
 }
 
 tess_status_t tess_step_write(tess_step_t *step, tess_stream_t *stream,
@@ -236,6 +264,8 @@ tess_status_t tess_step_write(tess_step_t *step, tess_stream_t *stream,
     tess_status_t status = check_call(step, stream, "tess_step_write");
     if (status) return status;
     if (!state) return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "tess_step_write: state is NULL");
+    status = check_state(step, state);
+    if (status) return status;
     TESSI_TRACE_SCOPE(TESS_TRACE_OPTIM, "step_write", -1, -1);
     status = step->ops->step_store(step, stream, state);
     if (status) return status;

@@ -17,6 +17,9 @@
 #define TESSI_STEP_MATH static inline __attribute__((unused))
 #endif
 
+/* The square of a gradient below this fits into fp32, and no gradient is larger than their norm. */
+#define TESSI_GRADIENT_LIMIT 0x1p63
+
 typedef struct tessi_step_input {
     const double *sums; /* (sum_count) */
     int64_t sum_count;
@@ -66,16 +69,16 @@ TESSI_STEP_MATH void tessi_step_decide(const tess_step_config_t *config,
     for (int64_t i = 0; i < input->sum_count; i++) total = total + input->sums[i];
     int finite = total - total == 0.0; /* neither infinite nor NaN */
     double scale = (double)state->loss_scale;
-    state->gradient_norm = finite ? sqrt(total) / scale : total;
-    state->skip = !finite || state->exhausted;
+    double norm = finite ? sqrt(total) / scale : total;
+    double excess = config->clip_norm > 0.0 ? (norm + 1e-6) / config->clip_norm : 1.0;
+    double clip = excess > 1.0 ? 1.0 / excess : 1.0;
+    state->gradient_norm = norm;
+    state->skip = !(norm * clip < TESSI_GRADIENT_LIMIT) || state->exhausted;
     if (state->skip) {
         if (!state->exhausted) tessi_step_overflow(&config->loss_scale, state);
         state->skipped++;
         return;
     }
-    double excess =
-        config->clip_norm > 0.0 ? (state->gradient_norm + 1e-6) / config->clip_norm : 1.0;
-    double clip = excess > 1.0 ? 1.0 / excess : 1.0;
     tessi_step_clean(&config->loss_scale, state);
     state->step++;
     state->beta1_power = state->beta1_power * config->beta1;
@@ -87,8 +90,9 @@ TESSI_STEP_MATH void tessi_step_decide(const tess_step_config_t *config,
     state->random_key = tessi_step_key(config->seed, state->step);
     if (input->rates) {
         int64_t last = input->rate_count - 1;
-        state->learning_rate = input->rates[state->step - 1 < last ? state->step - 1 : last];
+        state->next_learning_rate = input->rates[state->step - 1 < last ? state->step - 1 : last];
     }
+    state->learning_rate = state->next_learning_rate;
 }
 
 #endif

@@ -25,6 +25,12 @@ endif()
 target_compile_definitions(test_bench_adam PRIVATE BENCH_FOLDER="$<TARGET_FILE_DIR:bench_adam>"
   BENCH_THREADS="${threads}")
 add_dependencies(test_bench_adam bench_adam bench_allgather)
+if(TARGET bench_offload)
+  tessera_test(bench offload SOURCES bench_rig.c LIBRARIES tessera::dep_jansson TIMEOUT 300)
+  target_compile_definitions(test_bench_offload PRIVATE
+    BENCH_FOLDER="$<TARGET_FILE_DIR:bench_offload>")
+  add_dependencies(test_bench_offload bench_offload)
+endif()
 tessera_test(bench pattern LIBRARIES tessera_bench DEVICES host cuda)
 tessera_test(bench number LIBRARIES tessera_bench)
 tessera_test(bench watch LIBRARIES tessera_bench TIMEOUT 60 LABELS threads)

@@ -79,5 +79,8 @@ run bench_allgather "$bin/bench_allgather" --device cuda --ranks "$gpus" -b 1M -
 run bench_reduce_scatter "$bin/bench_reduce_scatter" --device cuda --ranks "$gpus" -b 1M -e 64M -f 8 -n 5
 run bench_overlap "$bin/bench_overlap" --device cuda --ranks "$gpus" -b 64M -e 64M
 run bench_adam "$bin/bench_adam" --device cuda --params 1e5,1e8 --layout all --repeat 3
+run bench_offload "$bin/bench_offload" --device cuda --ranks "$gpus" -b 1M -e 256M -f 16 --repeat 3
+tiles=$(mktemp -u)
+run bench_offload_file "$bin/bench_offload" --device cuda --file "$tiles" --what file --file-bytes 1G --repeat 3
 run tune "$bin/bench_allgather" --tune --device cuda --ranks "$gpus" --budget 10
 verdict

@@ -45,13 +45,15 @@ static const extreme_t extremes[] = {
     {"large weight", 3e38f, 1.0f, 0},
 };
 
-/* 2 % of what stochastic rounding of bf16 moments may do to a step, added up over all; weights in
+/* 2 % for what stochastic rounding of bf16 moments may do to a step, and 10 % in 8 bits, whose
+ * neighbours are a sixteenth apart; weights in
  * bf16 walk by 2^-8 of their size a step. Otherwise the rounding of fp32: 60 steps of at most a
  * few 2^-24 each, in the moments and then in the weight. */
 static double tolerance(const tess_adam_config_t *config, double weight, double moved, int steps)
 {
     double bound = 200.0 * 0x1p-24 * (fabs(weight) + moved);
-    if (config->moments != TESS_ADAM_MOMENTS_FP32) bound += moved;
+    if (config->moments == TESS_ADAM_MOMENTS_BF16) bound += 0.02 * moved;
+    if (config->moments == TESS_ADAM_MOMENTS_8BIT) bound += 0.1 * moved;
     if (config->weights == TESS_ADAM_BF16)
         bound += 0x1p-7 * (fabs(weight) + moved) * sqrt(steps) * 3.0;
     return bound + 0x1p-126 * 0x1p-7;

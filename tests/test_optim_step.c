@@ -27,6 +27,12 @@ static tess_step_state_t peek(optim_rig_t *rig, const tess_step_t *step)
     return state;
 }
 
+static void expect_refusal(tess_status_t status, const char *name)
+{
+    if (status != TESS_ERR_INVALID_ARGUMENT || !strstr(tess_last_error(), name))
+        fail_msg("%s: got %s and \"%s\"", name, tess_status_name(status), tess_last_error());
+}
+
 static void norm_and_factors(void **unused)
 {
     optim_rig_t *rig = *unused;
@@ -41,7 +47,7 @@ static void norm_and_factors(void **unused)
             for (int t = 1; t <= 50; t++) {
                 double norm = exp2(8.0 * rig_uniform(&random) - 4.0);
                 if (t == 7) norm = 0.0;
-                if (t == 8) norm = 1e100;
+                if (t == 8) norm = clips ? 1e100 : 1e15;
                 rig_begin(rig, step, norm * scales[s] * norm * scales[s]);
                 tess_step_state_t state = peek(rig, step);
                 double clip = clips ? fmin(1.0, 1.5 / (norm + 1e-6)) : 1.0;
@@ -59,6 +65,55 @@ static void norm_and_factors(void **unused)
             }
             rig_step_destroy(rig, step);
         }
+}
+
+/* A gradient of 2^63 or more, which no norm below that can hide, has no square in fp32. */
+static void gradients_too_large_are_skipped(void **unused)
+{
+    optim_rig_t *rig = *unused;
+    for (int clips = 0; clips < 2; clips++) {
+        tess_step_config_t config = TESS_STEP_CONFIG_DEFAULT;
+        config.loss_scale.initial = 4.0f;
+        config.clip_norm = clips ? 1.0 : 0.0;
+        tess_step_t *step = rig_step_create(rig, &config);
+        rig_begin(rig, step, 0x1.fp125 * 16.0);
+        assert_int_equal(peek(rig, step).skip, 0);
+        rig_begin(rig, step, 0x1p126 * 16.0);
+        assert_int_equal(peek(rig, step).skip, clips ? 0 : 1);
+        assert_int_equal(peek(rig, step).step, clips ? 2 : 1);
+        rig_step_destroy(rig, step);
+    }
+}
+
+static void damaged_states_are_refused(void **unused)
+{
+    optim_rig_t *rig = *unused;
+    tess_step_config_t config = TESS_STEP_CONFIG_DEFAULT;
+    tess_step_t *step = rig_step_create(rig, &config);
+    rig_begin(rig, step, 1.0);
+    const tess_step_state_t good = rig_step_read(rig, step);
+    TEST_OK(tess_step_write(step, rig->stream, &good));
+#define DAMAGED(field, value)                                                                      \
+    do {                                                                                           \
+        tess_step_state_t bad = good;                                                              \
+        bad.field = (value);                                                                       \
+        expect_refusal(tess_step_write(step, rig->stream, &bad), #field);                          \
+    } while (0)
+    DAMAGED(step, -3);
+    DAMAGED(skipped, -1);
+    DAMAGED(loss_scale, 0.0f);
+    DAMAGED(loss_scale, NAN);
+    DAMAGED(hysteresis_left, -1);
+    DAMAGED(skip, 2);
+    DAMAGED(exhausted, -1);
+    DAMAGED(beta1_power, 1.5);
+    DAMAGED(beta2_power, (double)NAN);
+    DAMAGED(learning_rate, -1.0f);
+    DAMAGED(next_learning_rate, INFINITY);
+#undef DAMAGED
+    tess_step_state_t after = rig_step_read(rig, step);
+    assert_memory_equal(&after, &good, sizeof good);
+    rig_step_destroy(rig, step);
 }
 
 /* A thousand halves of the last bit of 1 vanish one by one behind it, and count before it. */
@@ -274,6 +329,7 @@ static void a_schedule_waits_for_skipped_steps(void **unused)
     assert_true(peek(rig, step).learning_rate == 0.5f);
     TEST_OK(tess_step_set_learning_rate(step, rig->stream, 0.25));
     TEST_OK(tess_step_set_learning_rate(step, rig->stream, 0.125));
+    assert_true(peek(rig, step).learning_rate == 0.5f); /* of the step that was begun */
     rig_begin(rig, step, 1.0);
     assert_true(peek(rig, step).learning_rate == 0.125f);
     rig_free(rig, on_device);
@@ -281,12 +337,6 @@ static void a_schedule_waits_for_skipped_steps(void **unused)
 }
 
 /* --- what is refused -------------------------------------------------------------------------- */
-
-static void expect_refusal(tess_status_t status, const char *name)
-{
-    if (status != TESS_ERR_INVALID_ARGUMENT || !strstr(tess_last_error(), name))
-        fail_msg("%s: got %s and \"%s\"", name, tess_status_name(status), tess_last_error());
-}
 
 #define REFUSED(field, value)                                                                      \
     do {                                                                                           \
@@ -374,6 +424,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(norm_and_factors),
+        cmocka_unit_test(gradients_too_large_are_skipped),
+        cmocka_unit_test(damaged_states_are_refused),
         cmocka_unit_test(sums_are_added_in_order),
         cmocka_unit_test(no_sums_are_no_overflow),
         cmocka_unit_test(not_finite_changes_nothing),

@@ -43,7 +43,8 @@ typedef enum tess_adam_weights {
 typedef enum tess_adam_moments {
     TESS_ADAM_MOMENTS_FP32 = 0,
     TESS_ADAM_MOMENTS_BF16 = 1, /* rounded stochastically */
-    TESS_ADAM_MOMENTS_8BIT = 2  /* blocks of 256 with one fp32 scale each, rounded stochastically */
+    TESS_ADAM_MOMENTS_8BIT = 2 /* blocks of 256 with one fp32 scale each, rounded stochastically; no
+                                 moment 2 counts for less than 2^-18 of its block's largest */
 } tess_adam_moments_t;
 
 #define TESS_ADAM_BLOCK 256 /* elements that share a scale */
@@ -55,8 +56,9 @@ typedef struct tess_adam_config {
     tess_dtype_t gradient; /* bf16, fp16 or fp32 */
     tess_dtype_t
         parameter;       /* MASTER: bf16 or fp16, or fp32: the master is the parameter. Else bf16 */
-    double beta1, beta2; /* within [0, 1), as in the step's config */
-    double epsilon;      /* > 0 */
+    double beta1, beta2; /* within [0, 1); the step's config must say the same */
+    double epsilon;      /* > 0; below 1e-12 it is no smaller than what 2^-102 under the root does:
+                            gradients of 1e-13 and less then count for less than they should */
     int l2;              /* 1: Adam, decay joins the gradient; 0: AdamW, decay is decoupled */
     int threads;         /* host only: OpenMP threads; 0: OpenMP's own choice */
 } tess_adam_config_t;
@@ -73,7 +75,8 @@ typedef struct tess_adam_config {
 typedef struct tess_adam_range {
     int64_t count;        /* elements, >= 0 */
     int64_t first_index;  /* of element 0 in the whole model: stochastic rounding depends on it, so
-                             the same model split otherwise gives the same bits */
+                             the same model split otherwise gives the same bits (8BIT: cut at
+                             multiples of TESS_ADAM_BLOCK) */
     const void *gradient; /* (count) config.gradient */
     void *parameter;      /* (count) config.parameter; NULL where the master is the parameter */
     void *master;         /* MASTER: (count) fp32. REMAINDER: (count) 16 bits. BF16: NULL */

@@ -26,8 +26,8 @@ typedef struct tess_step tess_step_t;
 
 /* The loss scale and its rules, which are DeepSpeed's (runtime/fp16/loss_scaler.py): on overflow
  * the hysteresis is used up first, then the scale is halved, at most down to `minimum`; overflow at
- * the minimum is an error. After `window` clean steps in a row it is doubled, as long as that is a
- * finite fp32. */
+ * the minimum is an error. With the first clean step after `window` others in a row it is
+ * doubled, up to 2^127. */
 typedef struct tess_loss_scale_config {
     int dynamic;        /* 0: `initial` for good, 1 where gradients are not scaled */
     float initial;      /* > 0 */
@@ -64,21 +64,21 @@ typedef struct tess_step_config {
 typedef struct tess_step_state {
     int64_t step;          /* steps applied so far, the one begun last included */
     int64_t skipped;       /* steps skipped so far */
-    int64_t last_overflow; /* step + skipped of the last overflow, counted from 0; -1: none */
+    int64_t last_overflow; /* dynamic scale: step + skipped when it overflowed last; -1: never */
     double beta1_power;    /* beta1^step, beta2^step */
     double beta2_power;
-    double gradient_norm;    /* of the step begun last: un-scaled, before clipping */
-    uint64_t random_key;     /* of the step begun last */
-    float learning_rate;     /* of the step begun last */
-    float loss_scale;        /* for the next backward pass */
-    float clip_coefficient;  /* min(1, clip_norm / (norm + 1e-6)), 1 without clipping */
-    float gradient_factor;   /* clip_coefficient / loss scale: multiplies every gradient */
-    float moment1_factor;    /* 1 / (1 - beta1^step) */
-    float moment2_factor;    /* 1 / sqrt(1 - beta2^step) */
-    int32_t hysteresis_left; /* overflows until the scale is halved */
-    int32_t skip;            /* 1: the step begun last changes nothing */
-    int32_t exhausted;       /* 1: an overflow came at the smallest loss scale; every step skips */
-    int32_t reserved;
+    double gradient_norm;     /* of the step begun last: un-scaled, before clipping */
+    uint64_t random_key;      /* of the step begun last */
+    float learning_rate;      /* of the step begun last */
+    float loss_scale;         /* for the next backward pass */
+    float clip_coefficient;   /* min(1, clip_norm / (norm + 1e-6)), 1 without clipping */
+    float gradient_factor;    /* clip_coefficient / loss scale: multiplies every gradient */
+    float moment1_factor;     /* 1 / (1 - beta1^step) */
+    float moment2_factor;     /* 1 / sqrt(1 - beta2^step) */
+    int32_t hysteresis_left;  /* overflows until the scale is halved */
+    int32_t skip;             /* 1: the step begun last changes nothing */
+    int32_t exhausted;        /* 1: an overflow came at the smallest loss scale; every step skips */
+    float next_learning_rate; /* of the next step, unless a schedule says otherwise */
 } tess_step_state_t;
 
 /* Allocates the state on `device` and fills it from `config`. TESS_ERR_INVALID_ARGUMENT names the
@@ -91,9 +91,10 @@ TESS_API void tess_step_destroy(tess_step_t *step);
 /* Queues the decision about the next step. `sums` (sum_count) are sums of squared gradients in
  * device memory, as tess_gradient_combine writes them; they are added in order. Give the world's
  * sums gathered rank by rank (8 bytes a rank), or one sum that was reduced in fp64: all ranks then
- * decide alike. A total that is not finite skips the step. NULL with sum_count 0: gradients are
- * known to be finite and are not clipped (TESS_ERR_INVALID_ARGUMENT with clip_norm > 0).
- * Clipping as torch.nn.utils.clip_grad_norm_; the un-scaled norm is sqrt(sum) / loss scale. */
+ * decide alike. A total that is not finite skips the step, and so does one that lets a gradient,
+ * clipped, be as large as 2^63, because its square would leave fp32. NULL with sum_count 0:
+ * gradients are known to be finite and are not clipped (TESS_ERR_INVALID_ARGUMENT with clip_norm >
+ * 0). Clipping as torch.nn.utils.clip_grad_norm_; the un-scaled norm is sqrt(sum) / loss scale. */
 TESS_API TESS_MUST_CHECK tess_status_t tess_step_begin(tess_step_t *step, tess_stream_t *stream,
                                                        const double *sums, int64_t sum_count);
 

@@ -93,8 +93,8 @@ static expected_t expect(const adam_case_t *c, const tess_step_state_t *state, c
 }
 
 /* Stochastic rounding takes one of the two neighbours, which lie one spacing apart: 2^-7 of a bf16
- * number at most, and in 8 bits 1/16 of the number with its code's offset (2^-7 and 2^-15 of the
- * block's scale). */
+ * number at most, and in 8 bits 1/16 of the number with its code's offset (2^-7 and 2^-15 of a
+ * power of two about the block's largest value). */
 static void allow_rounding(const adam_case_t *c, const double scale[2], expected_t *e)
 {
     if (c->config.weights == TESS_ADAM_BF16) e->weight_off += 0x1p-7 * fabs(e->weight);
@@ -138,9 +138,9 @@ static int64_t count_wrong(const adam_case_t *c, adam_kind_t kind, const tess_st
             const float old[3] = {window->before[0][w], window->before[1][w], window->before[2][w]};
             e[i] = expect(c, state, old, gradient_of(c, element),
                           (double)adam_case_decay(c, kind, element));
-            /* The largest code stands for 1.93 times the scale. */
-            scale[0] = fmax(scale[0], fabs(e[i].moment1) / 1.9);
-            scale[1] = fmax(scale[1], e[i].moment2 / 1.9);
+            /* The power of two that codes count from is at most the largest value over 0.96. */
+            scale[0] = fmax(scale[0], fabs(e[i].moment1) / 0.96);
+            scale[1] = fmax(scale[1], e[i].moment2 / 0.96);
         }
         for (int64_t i = 0; i < count; i++) {
             int64_t w = block + i;

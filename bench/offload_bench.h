@@ -76,6 +76,7 @@ typedef struct offload_tiles {
     int64_t tile_count;
     char *home[TESS_PREFETCH_ARRAYS_MAX]; /* (array_bytes) in the arena */
     tess_prefetch_t *prefetch;
+    char *aside;              /* (array_count, tile_bytes) in the arena, of raw copies; or NULL */
     char *ring_in, *ring_out; /* device memory of raw copies: as many slots */
     char *mirror;             /* (array_bytes) device memory: what is checked */
     char *spare;              /* (tile_bytes) device memory */
@@ -153,6 +154,9 @@ int64_t offload_different(const bench_options_t *options, int64_t tile_bytes);
 
 /* Bytes of an array of `count` tiles; what no memory holds, where that is no number. */
 int64_t offload_array_bytes(int64_t tile_bytes, int64_t count);
+
+/* What one array of a schedule takes of the arena, with what raw copies of few tiles need. */
+int64_t offload_pinned_bytes(const bench_options_t *options, int64_t tile_bytes);
 
 /* Adds a row and prints it; counts what is wrong. */
 void offload_add_row(offload_bench_t *bench, const offload_row_t *row);

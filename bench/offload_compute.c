@@ -31,8 +31,7 @@ typedef struct beside {
 
 int64_t offload_compute_bytes(const bench_options_t *options)
 {
-    int64_t tile = offload_tile_of(options, BENCH_OFFLOAD_COMPUTE);
-    return offload_array_bytes(tile, offload_different(options, tile));
+    return offload_pinned_bytes(options, offload_tile_of(options, BENCH_OFFLOAD_COMPUTE));
 }
 
 /* --- what is timed --------------------------------------------------------------------------- */

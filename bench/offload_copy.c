@@ -45,7 +45,7 @@ int64_t offload_copy_bytes(const bench_options_t *options)
 {
     int64_t most = 0;
     for (int64_t b = options->bytes_min; b <= options->bytes_max; b = next_size(options, b)) {
-        int64_t bytes = offload_array_bytes(rounded(b), offload_different(options, rounded(b)));
+        int64_t bytes = offload_pinned_bytes(options, rounded(b));
         if (bytes > most) most = bytes;
     }
     return most;

@@ -39,12 +39,19 @@ typedef struct file_case {
     raw_file_t raw;
 } file_case_t;
 
+/* A transfer is never longer than its tile. */
+static int64_t block_of(const bench_options_t *options)
+{
+    int64_t tile = offload_tile_of(options, BENCH_OFFLOAD_FILE);
+    return options->block_bytes < tile ? options->block_bytes : tile;
+}
+
 /* So many tiles in flight that `depth` blocks are, while as many are computed on. */
 static int64_t slots_of(const bench_options_t *options)
 {
     if (options->slots > 0) return options->slots;
     int64_t tile = offload_tile_of(options, BENCH_OFFLOAD_FILE);
-    int64_t bytes = offload_array_bytes(options->block_bytes, 2 * options->file_depth);
+    int64_t bytes = offload_array_bytes(block_of(options), 2 * options->file_depth);
     int64_t slots = (bytes + tile - 1) / tile + 1;
     return slots < SLOTS_MIN ? SLOTS_MIN : slots > SLOTS_MAX ? SLOTS_MAX : slots;
 }
@@ -53,7 +60,7 @@ static int64_t memory_bytes_of(const bench_options_t *options)
 {
     int64_t tile = offload_tile_of(options, BENCH_OFFLOAD_FILE), slots = slots_of(options);
     int64_t staging = tess_prefetch_staging_bytes((int)slots, tile, OFFLOAD_ALIGNMENT);
-    int64_t raw = offload_array_bytes(options->block_bytes, options->file_depth);
+    int64_t raw = offload_array_bytes(block_of(options), options->file_depth);
     return raw > staging ? raw : staging;
 }
 
@@ -232,15 +239,17 @@ static tess_status_t open_case(file_case_t *c)
     memset(c->memory, 0x5a, (size_t)c->memory_bytes);
     status = open_store(c);
     if (status < 0) return status;
-    /* The tiles lie behind one aligned block, side by side. */
     int64_t alignment = tess_store_alignment(c->store), tile = tess_store_tile_bytes(c->store);
-    int64_t stride = (tile + alignment - 1) / alignment * alignment;
-    int64_t block = options->block_bytes < stride ? options->block_bytes : stride;
+    if (tile % alignment != 0 || block_of(options) % alignment != 0)
+        return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
+                          "--tile and --block: multiples of %lld bytes are needed for %s",
+                          (long long)alignment, c->path);
+    /* The tiles lie behind one aligned block, side by side. */
     c->raw = (raw_file_t){.path = c->path,
                           .direct = strstr(tess_store_description(c->store), ", O_DIRECT,") != NULL,
                           .offset = alignment,
-                          .bytes = offload_array_bytes(stride, tess_store_tile_count(c->store)),
-                          .block_bytes = block,
+                          .bytes = offload_array_bytes(tile, tess_store_tile_count(c->store)),
+                          .block_bytes = block_of(options),
                           .depth = (int)options->file_depth,
                           .memory = c->memory,
                           .memory_bytes = c->memory_bytes};

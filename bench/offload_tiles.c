@@ -2,9 +2,9 @@
 /* One set of tiles and the two ways in which a schedule of them passes through the device: by the
  * prefetcher, and by raw copies queued back to back on one stream each way.
  *
- * Raw copies go between the same tiles of the arena and rings of as many slots. They wait for
- * nothing but their start, so what they write is of no use, and tiles are filled again before they
- * are checked. Both ways at once, they write the half of the schedule that they do not read.
+ * Raw copies go between the same arrays and rings of as many slots. They wait for nothing but their
+ * start, so what they write is of no use, and tiles are filled again before they are checked. Both
+ * ways at once they read one half of the tiles and write the other, because nothing orders the two.
  */
 #include "core/internal.h"
 #include "offload_bench.h"
@@ -40,6 +40,12 @@ int64_t offload_array_bytes(int64_t tile_bytes, int64_t count)
     int64_t bytes;
     int too_much = __builtin_mul_overflow(tile_bytes, count, &bytes);
     return too_much || bytes > BYTES_MAX ? BYTES_MAX : bytes;
+}
+
+int64_t offload_pinned_bytes(const bench_options_t *options, int64_t tile_bytes)
+{
+    int64_t count = offload_different(options, tile_bytes);
+    return offload_array_bytes(tile_bytes, count < 3 ? count + 1 : count) + OFFLOAD_ALIGNMENT;
 }
 
 int64_t offload_tile_of(const bench_options_t *options, bench_offload_t what)
@@ -104,6 +110,12 @@ static tess_status_t allocate(const offload_tiles_t *tiles, int64_t bytes, char 
     return status < 0 ? status : tess_stream_synchronize(session->stream, session->timeout_ms);
 }
 
+/* 1 where there are too few tiles for raw copies to read some and write others. */
+static int needs_aside(const offload_tiles_t *tiles)
+{
+    return tiles->access == TESS_PREFETCH_READ_WRITE && tiles->tile_count < 3 && !tiles->no_raw;
+}
+
 tess_status_t offload_tiles_open(offload_tiles_t *tiles)
 {
     const bench_options_t *options = tiles->bench->session->options;
@@ -114,6 +126,12 @@ tess_status_t offload_tiles_open(offload_tiles_t *tiles)
         status =
             tess_arena_allocate(tiles->bench->arena, tiles->array_bytes, OFFLOAD_ALIGNMENT, &home);
         tiles->home[a] = home;
+    }
+    if (status >= 0 && needs_aside(tiles)) {
+        void *aside = NULL;
+        status = tess_arena_allocate(tiles->bench->arena, tiles->array_count * tiles->tile_bytes,
+                                     OFFLOAD_ALIGNMENT, &aside);
+        tiles->aside = aside;
     }
     if (status >= 0) status = open_prefetch(tiles);
     int64_t ring = tiles->tile_bytes * tiles->array_count * tiles->slot_count;
@@ -145,6 +163,7 @@ void offload_tiles_close(offload_tiles_t *tiles)
     tess_memory_free(device, TESS_MEMORY_DEVICE, tiles->mirror);
     tess_memory_free(device, TESS_MEMORY_DEVICE, tiles->ring_out);
     tess_memory_free(device, TESS_MEMORY_DEVICE, tiles->ring_in);
+    if (tiles->bench->arena) tess_arena_free(tiles->bench->arena, tiles->aside);
     for (int a = 0; a < tiles->array_count && tiles->bench->arena; a++)
         tess_arena_free(tiles->bench->arena, tiles->home[a]);
     *tiles = (offload_tiles_t){.bench = tiles->bench};
@@ -173,22 +192,31 @@ tess_status_t offload_queue_tiles(offload_tiles_t *tiles, offload_hook_t hook, v
     return status < 0 ? status : tess_prefetch_wait_home(tiles->prefetch, stream);
 }
 
+/* Where a raw copy of array `a` reads and writes: of several tiles both ways, in different halves,
+ * without the last one, which may be short. */
+static char *raw_home(const offload_tiles_t *tiles, int a, int64_t visit, int out)
+{
+    int64_t half = (tiles->tile_count - 1) / 2;
+    if (tiles->access != TESS_PREFETCH_READ_WRITE)
+        return tiles->home[a] + visit % tiles->tile_count * tiles->tile_bytes;
+    if (half > 0) return tiles->home[a] + (visit % half + (out ? half : 0)) * tiles->tile_bytes;
+    return out ? tiles->aside + a * tiles->tile_bytes : tiles->home[a];
+}
+
 static tess_status_t copy_raw(offload_tiles_t *tiles, int64_t visit)
 {
     offload_bench_t *bench = tiles->bench;
     int64_t slot = visit % tiles->slot_count * tiles->array_count * tiles->tile_bytes;
-    int64_t in = visit % tiles->tile_count;
-    int64_t out = tiles->ring_in ? (in + tiles->tile_count / 2) % tiles->tile_count : in;
+    int64_t bytes = offload_tile_bytes(tiles, visit % tiles->tile_count);
     tess_status_t status = TESS_OK;
     for (int a = 0; a < tiles->array_count && status >= 0; a++) {
         int64_t at = slot + a * tiles->tile_bytes;
         if (tiles->ring_in)
-            status = tess_stream_copy(bench->in, tiles->ring_in + at,
-                                      tiles->home[a] + in * tiles->tile_bytes,
-                                      offload_tile_bytes(tiles, in));
+            status = tess_stream_copy(bench->in, tiles->ring_in + at, raw_home(tiles, a, visit, 0),
+                                      bytes);
         if (status >= 0 && tiles->ring_out)
-            status = tess_stream_copy(bench->out, tiles->home[a] + out * tiles->tile_bytes,
-                                      tiles->ring_out + at, offload_tile_bytes(tiles, out));
+            status = tess_stream_copy(bench->out, raw_home(tiles, a, visit, 1),
+                                      tiles->ring_out + at, bytes);
     }
     return status;
 }

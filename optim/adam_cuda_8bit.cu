@@ -10,6 +10,7 @@
 #define THREADS 128
 #define BLOCKS_PER_SM 7
 #define MANY_ELEMENTS (1 << 24)
+#define HALF_TILE (TESSI_ADAM_CUDA_TILE / 2)
 
 /* One lane's share of a block, as it lies in memory; what is beyond the range's end counts as zero.
  */
@@ -200,18 +201,20 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     step_run<WEIGHTS, GRADIENT>(range, launch.constants, launch.state, run);
 }
 
-/* The same for a list, a tile a block. */
+/* The same for a list, half a tile a block of threads: a pair of blocks for each warp. */
 template <int WEIGHTS, int GRADIENT>
 static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     adam_8bit_list_kernel(const __grid_constant__ tessi_adam_launch_t launch)
 {
-    tessi_adam_tile_t tile = launch.work.tiles[blockIdx.x];
+    tessi_adam_tile_t tile = launch.work.tiles[blockIdx.x / 2];
     tess_adam_range_t range = launch.work.ranges[tile.range];
-    int64_t end = tile.first + tile.count;
+    int32_t first = (int32_t)(blockIdx.x % 2) * HALF_TILE;
+    int32_t count = tile.count - first < HALF_TILE ? tile.count - first : HALF_TILE;
+    if (count <= 0) return;
     run_t run;
-    run.first = tile.first / TESS_ADAM_BLOCK;
-    run.whole_end = run.first + (is_aligned(range) ? tile.count / TESS_ADAM_BLOCK & ~1 : 0);
-    run.end = (end + TESS_ADAM_BLOCK - 1) / TESS_ADAM_BLOCK;
+    run.first = (tile.first + first) / TESS_ADAM_BLOCK;
+    run.end = run.first + (count + TESS_ADAM_BLOCK - 1) / TESS_ADAM_BLOCK;
+    run.whole_end = run.first + (is_aligned(range) ? count / TESS_ADAM_BLOCK & ~1 : 0);
     run.warp = threadIdx.x / 32;
     run.warps = THREADS / 32;
     step_run<WEIGHTS, GRADIENT>(range, launch.constants, launch.state, run);
@@ -224,8 +227,8 @@ template <int WEIGHTS, int GRADIENT> struct launcher {
     static int run(const tessi_adam_launch_t *launch, void *stream)
     {
         if (launch->work.ranges)
-            return tessi_launch(adam_8bit_list_kernel<WEIGHTS, GRADIENT>, launch->work.tile_count,
-                                THREADS, stream, *launch);
+            return tessi_launch(adam_8bit_list_kernel<WEIGHTS, GRADIENT>,
+                                2 * launch->work.tile_count, THREADS, stream, *launch);
         const tess_adam_range_t &range = launch->work.range;
         int64_t whole_end = is_aligned(range) ? range.count / TESS_ADAM_BLOCK & ~(int64_t)1 : 0;
         int64_t warp_blocks = WEIGHTS == W_BF16 && range.count >= MANY_ELEMENTS ? 8 : 2;

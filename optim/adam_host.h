@@ -54,12 +54,6 @@ extern const tessi_adam_loops_t tessi_adam_loops_avx512;
 const tessi_adam_twin_t *tessi_adam_host_twin(void);
 void tessi_adam_host_force(const tessi_adam_twin_t *twin);
 
-/* Copies to memory that is aligned to 64 bytes without reading it first, where the processor can;
- * the fence orders such stores before whatever the thread stores next. adam_host_x86.c or
- * adam_host_portable.c. */
-void tessi_adam_copy_past_cache(void *destination, const void *source, size_t bytes);
-void tessi_adam_fence(void);
-
 /* adam_host.c: slots of the host's table, run on the stream's thread. */
 void tessi_adam_host_step(const tess_adam_t *adam, const tess_step_state_t *state,
                           const tessi_adam_work_t *work);

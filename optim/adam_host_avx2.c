@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Adam's loops for x86-64 with AVX2; CMake sets the flags. Invariant: same bits as the other
  * twins. */
+#define TESSI_LANES_HEADER "adam_lanes_avx2.h"
 #include "adam_host_loops.h"
 #include "gradient_host_loops.h"
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Adam's loops for any processor; CMake sets the flags. Invariant: same bits as the other
  * twins. */
+#include "adam_lanes_one.h"
+
 #include "adam_host_loops.h"
 #include "gradient_host_loops.h"
 

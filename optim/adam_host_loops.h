@@ -1,396 +1,462 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The loops of one step on the host, included once by each twin, which only differ in the
- * instructions that the compiler may use.
+/* The loops of one step on the host, included once by each twin, which only differ in how many
+ * numbers a tessi_number_t holds.
  *
- * A slice goes through in pieces that stay in the first-level cache: widen what is not fp32,
- * update, narrow again. What is fp32 is read and written where it lies, so memory is passed once.
- * Invariant: every loop calls the functions of adam_math.h and nothing else that computes, so all
- * twins give the same bits.
+ * Every combination of layout and dtypes has a loop of its own, in which an element is read,
+ * updated, rounded and written in registers; blocks of 8-bit moments go through two loops, because
+ * their scale is known only at the end of the first. Invariant: every loop calls the functions of
+ * adam_math.h and nothing else that computes, so all twins give the same bits.
  */
 #ifndef TESSERA_OPTIM_ADAM_HOST_LOOPS_H
 #define TESSERA_OPTIM_ADAM_HOST_LOOPS_H
 
 #include "adam_host.h"
 
-#define PIECE 512 /* elements; a multiple of TESS_ADAM_BLOCK */
+#define INLINE static inline __attribute__((always_inline))
 
-/* Stays a function of its own, so that the compiler keeps its `restrict` and vectorises it. */
-#define LOOP static __attribute__((noinline))
+/* Elements that a loop asks for ahead of their use: processors foresee streams of accesses, but
+ * start anew at every page. */
+#define AHEAD 1024
 
-/* What of a piece has no place of its own in fp32. */
-typedef struct piece_buffers {
-    float gradient[PIECE], weight[PIECE], moment1[PIECE], moment2[PIECE];
-    uint32_t random1[PIECE], random2[PIECE], random_weight[PIECE];
-    uint16_t parameter[PIECE];
-} __attribute__((aligned(64))) piece_buffers_t;
+/* What a loop is compiled for. */
+typedef struct layout {
+    tess_adam_weights_t weights;
+    tess_adam_moments_t moments;
+    tess_dtype_t gradient, parameter;
+} layout_t;
 
-/* Elements [at, at + count) of a range, and where its fp32 numbers are. */
-typedef struct piece {
-    const tess_adam_config_t *config;
-    const tess_adam_range_t *range;
-    int64_t at, count;
-    float *weight, *moment1, *moment2; /* (count): in the range's memory or in buffers */
-} piece_t;
+/* Arrays of a range, and of tess_adam_values_t. */
+enum { GRADIENT, PARAMETER, MASTER, MOMENT1, MOMENT2, WEIGHTS, VALUES1, VALUES2, ARRAYS };
 
-/* --- widening and narrowing ------------------------------------------------------------------- */
+/* The elements of a slice. Loops run over whole lines, or whole blocks of 8-bit moments: what
+ * lies behind count is read and written too, and has no meaning. */
+typedef struct span {
+    char *at[ARRAYS];       /* NULL: there is none */
+    float *scale1, *scale2; /* from the slice's first block on */
+    int64_t count;
+    uint32_t first_index;
+    int stream; /* the rounded parameter goes past the cache */
+} span_t;
 
-LOOP void copy_fp32(const float *restrict from, float *restrict to, int64_t count)
+/* The state of one vector, in registers. */
+typedef struct lanes {
+    tessi_number_t weight, moment1, moment2;
+} lanes_t;
+
+/* --- reading and writing ---------------------------------------------------------------------- */
+
+INLINE tessi_number_t read_floats(tess_dtype_t dtype, const void *from, int64_t i)
 {
-    for (int64_t i = 0; i < count; i++) to[i] = from[i];
+    if (dtype == TESS_DTYPE_FP32) return tessi_load((const float *)from + i);
+    if (dtype == TESS_DTYPE_BF16)
+        return tessi_float_of(tessi_load_upper((const uint16_t *)from + i));
+    return tessi_from_fp16(tessi_load_halves((const uint16_t *)from + i));
 }
 
-LOOP void widen_bf16(const uint16_t *restrict from, float *restrict to, int64_t count)
+INLINE lanes_t read_lanes(layout_t layout, const span_t *span, int64_t i)
 {
-    for (int64_t i = 0; i < count; i++) to[i] = tessi_from_bf16(from[i]);
-}
-
-LOOP void widen_fp16(const uint16_t *restrict from, float *restrict to, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) to[i] = tessi_from_fp16(from[i]);
-}
-
-LOOP void narrow_bf16(const float *restrict from, uint16_t *restrict to, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) to[i] = tessi_to_bf16(from[i]);
-}
-
-LOOP void narrow_fp16(const float *restrict from, uint16_t *restrict to, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) to[i] = tessi_to_fp16(from[i]);
-}
-
-LOOP void narrow_bf16_random(const float *restrict from, const uint32_t *restrict random,
-                             uint16_t *restrict to, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) to[i] = tessi_to_bf16_random(from[i], random[i]);
-}
-
-LOOP void narrow_moment2(const float *restrict from, const uint32_t *restrict random,
-                         uint16_t *restrict to, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) to[i] = tessi_moment2_random(from[i], random[i]);
-}
-
-static void widen(tess_dtype_t dtype, const void *from, float *to, int64_t count)
-{
-    if (dtype == TESS_DTYPE_FP32) copy_fp32(from, to, count);
-    else if (dtype == TESS_DTYPE_BF16) widen_bf16(from, to, count);
-    else widen_fp16(from, to, count);
-}
-
-/* The sign of moment 2 is the tie, and is taken off. */
-LOOP void join_weights(const uint16_t *restrict parameter, const uint16_t *restrict remainder,
-                       float *restrict moment2, float *restrict weight, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t bits = tessi_bits_of(moment2[i]);
-        weight[i] = tessi_join(parameter[i], remainder[i], bits >> 31);
-        moment2[i] = tessi_float_of(bits & 0x7fffffffu);
-    }
-}
-
-LOOP void split_weights(const float *restrict weight, float *restrict moment2,
-                        uint16_t *restrict parameter, uint16_t *restrict remainder, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) {
-        tessi_split_t split = tessi_split(weight[i]);
-        parameter[i] = split.parameter;
-        remainder[i] = split.remainder;
-        moment2[i] = tessi_with_tie(moment2[i], split.tie);
-    }
-}
-
-/* --- 8 bits ----------------------------------------------------------------------------------- */
-
-LOOP void widen_block(const uint8_t *restrict code1, const uint8_t *restrict code2,
-                      const float scales[2], float *restrict moment1, float *restrict moment2,
-                      int64_t count)
-{
-    float scale1 = scales[0], scale2 = scales[1];
-    for (int64_t i = 0; i < count; i++) moment1[i] = tessi_from_code1(code1[i], scale1);
-    for (int64_t i = 0; i < count; i++) moment2[i] = tessi_from_code2(code2[i], scale2);
-}
-
-/* The largest magnitude. The bits of numbers without a sign are ordered as the numbers are, and
- * integers have a maximum in any order of comparisons. */
-LOOP float largest_of(const float *restrict values, int64_t count)
-{
-    int32_t largest = 0;
-    for (int64_t i = 0; i < count; i++) {
-        int32_t bits = (int32_t)(tessi_bits_of(values[i]) & 0x7fffffffu);
-        largest = bits > largest ? bits : largest;
-    }
-    return tessi_float_of((uint32_t)largest);
-}
-
-LOOP void narrow_code1(const float *restrict from, const uint32_t *restrict random, float inverse,
-                       uint8_t *restrict to, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) to[i] = tessi_to_code1(from[i], inverse, random[i]);
-}
-
-LOOP void narrow_code2(const float *restrict from, const uint32_t *restrict random, float inverse,
-                       uint8_t *restrict to, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) to[i] = tessi_to_code2(from[i], inverse, random[i]);
-}
-
-static void load_codes(const piece_t *piece)
-{
-    const tess_adam_range_t *range = piece->range;
-    for (int64_t i = 0; i < piece->count; i += TESS_ADAM_BLOCK) {
-        int64_t at = piece->at + i, block = at / TESS_ADAM_BLOCK, rest = piece->count - i;
-        const float scales[2] = {range->scale1[block], range->scale2[block]};
-        widen_block((const uint8_t *)range->moment1 + at, (const uint8_t *)range->moment2 + at,
-                    scales, piece->moment1 + i, piece->moment2 + i,
-                    rest < TESS_ADAM_BLOCK ? rest : TESS_ADAM_BLOCK);
-    }
-}
-
-static void store_codes(const piece_t *piece, const piece_buffers_t *buffers)
-{
-    const tess_adam_range_t *range = piece->range;
-    for (int64_t i = 0; i < piece->count; i += TESS_ADAM_BLOCK) {
-        int64_t at = piece->at + i, block = at / TESS_ADAM_BLOCK, rest = piece->count - i;
-        int64_t count = rest < TESS_ADAM_BLOCK ? rest : TESS_ADAM_BLOCK;
-        tessi_code_scale_t scale1 = tessi_code1_scale(largest_of(piece->moment1 + i, count));
-        tessi_code_scale_t scale2 = tessi_code2_scale(largest_of(piece->moment2 + i, count));
-        range->scale1[block] = scale1.scale;
-        range->scale2[block] = scale2.scale;
-        narrow_code1(piece->moment1 + i, buffers->random1 + i, scale1.inverse,
-                     (uint8_t *)range->moment1 + at, count);
-        narrow_code2(piece->moment2 + i, buffers->random2 + i, scale2.inverse,
-                     (uint8_t *)range->moment2 + at, count);
-    }
-}
-
-/* --- random bits ------------------------------------------------------------------------------ */
-
-LOOP void draw_random(uint64_t key, uint32_t first, uint32_t *restrict random1,
-                      uint32_t *restrict random2, uint32_t *restrict weight, int64_t count)
-{
-    for (uint32_t i = 0; i < (uint32_t)count; i++) {
-        tessi_random_t random = tessi_random(key, (int64_t)(first + i)); /* its low 32 bits */
-        random1[i] = random.moment1;
-        random2[i] = random.moment2;
-        weight[i] = random.weight;
-    }
-}
-
-static void draw(const piece_t *piece, uint64_t key, piece_buffers_t *buffers)
-{
-    if (piece->config->weights != TESS_ADAM_BF16 &&
-        piece->config->moments == TESS_ADAM_MOMENTS_FP32)
-        return;
-    draw_random(key, (uint32_t)(piece->range->first_index + piece->at), buffers->random1,
-                buffers->random2, buffers->random_weight, piece->count);
-}
-
-static void draw_nearest(piece_buffers_t *buffers)
-{
-    for (int i = 0; i < PIECE; i++) {
-        buffers->random1[i] = TESSI_NEAREST;
-        buffers->random2[i] = TESSI_NEAREST;
-        buffers->random_weight[i] = TESSI_NEAREST;
-    }
-}
-
-/* --- a piece's state -------------------------------------------------------------------------- */
-
-/* Makes piece->moment1, moment2 and weight hold the state, with ties taken off. */
-static void load_state(const piece_t *piece)
-{
-    const tess_adam_range_t *range = piece->range;
-    const int64_t at = piece->at, count = piece->count;
-    if (piece->config->moments == TESS_ADAM_MOMENTS_BF16) {
-        widen_bf16((const uint16_t *)range->moment1 + at, piece->moment1, count);
-        widen_bf16((const uint16_t *)range->moment2 + at, piece->moment2, count);
-    } else if (piece->config->moments == TESS_ADAM_MOMENTS_8BIT) {
-        load_codes(piece);
+    lanes_t lanes;
+    if (layout.moments == TESS_ADAM_MOMENTS_8BIT) {
+        int64_t block = i / TESS_ADAM_BLOCK;
+        lanes.moment1 = tessi_from_code1(tessi_load_codes((const uint8_t *)span->at[MOMENT1] + i),
+                                         tessi_numbers(span->scale1[block]));
+        lanes.moment2 = tessi_from_code2(tessi_load_codes((const uint8_t *)span->at[MOMENT2] + i),
+                                         tessi_numbers(span->scale2[block]));
     } else {
-        const float *moment1 = (const float *)range->moment1 + at;
-        const float *moment2 = (const float *)range->moment2 + at;
-        if (piece->moment1 != moment1) copy_fp32(moment1, piece->moment1, count);
-        if (piece->moment2 != moment2) copy_fp32(moment2, piece->moment2, count);
+        int wide = layout.moments == TESS_ADAM_MOMENTS_FP32;
+        lanes.moment1 = read_floats(wide ? TESS_DTYPE_FP32 : TESS_DTYPE_BF16, span->at[MOMENT1], i);
+        lanes.moment2 = read_floats(wide ? TESS_DTYPE_FP32 : TESS_DTYPE_BF16, span->at[MOMENT2], i);
     }
-    if (piece->config->weights == TESS_ADAM_MASTER) {
-        const float *master = (const float *)range->master + at;
-        if (piece->weight != master) copy_fp32(master, piece->weight, count);
-    } else if (piece->config->weights == TESS_ADAM_REMAINDER) {
-        join_weights((const uint16_t *)range->parameter + at, (const uint16_t *)range->master + at,
-                     piece->moment2, piece->weight, count);
-    } else {
-        widen_bf16((const uint16_t *)range->parameter + at, piece->weight, count);
+    if (layout.weights == TESS_ADAM_MASTER) {
+        lanes.weight = read_floats(TESS_DTYPE_FP32, span->at[MASTER], i);
+    } else if (layout.weights == TESS_ADAM_BF16) {
+        lanes.weight = read_floats(TESS_DTYPE_BF16, span->at[PARAMETER], i);
+    } else { /* the sign of moment 2 is the tie, and is taken off */
+        tessi_word_t tie = tessi_bits_of(lanes.moment2) >> 31;
+        lanes.weight = tessi_join(tessi_load_halves((const uint16_t *)span->at[PARAMETER] + i),
+                                  tessi_load_halves((const uint16_t *)span->at[MASTER] + i), tie);
+        lanes.moment2 = tessi_magnitude(lanes.moment2);
     }
+    return lanes;
 }
 
-/* The rounded copy of a master. Its lines are never read here, so past the cache they need not be
- * fetched either. */
-static void store_parameter(const piece_t *piece, piece_buffers_t *buffers, int past_cache)
+/* The rounded copy of a master, where there is one. Its lines are never read here, so past the
+ * cache they need not be fetched either. */
+INLINE void write_copy(layout_t layout, const span_t *span, int64_t i, tessi_number_t weight)
 {
-    if (piece->config->parameter == TESS_DTYPE_FP32) return;
-    uint16_t *parameter = (uint16_t *)piece->range->parameter + piece->at;
-    int aside = past_cache && (uintptr_t)parameter % 64 == 0;
-    uint16_t *to = aside ? buffers->parameter : parameter;
-    if (piece->config->parameter == TESS_DTYPE_BF16) narrow_bf16(piece->weight, to, piece->count);
-    else narrow_fp16(piece->weight, to, piece->count);
-    if (aside) tessi_adam_copy_past_cache(parameter, to, (size_t)piece->count * sizeof *parameter);
-}
-
-static void store_weights(const piece_t *piece, piece_buffers_t *buffers, int past_cache)
-{
-    const tess_adam_range_t *range = piece->range;
-    const int64_t at = piece->at, count = piece->count;
-    if (piece->config->weights == TESS_ADAM_MASTER) {
-        float *master = (float *)range->master + at;
-        if (piece->weight != master) copy_fp32(piece->weight, master, count);
-        store_parameter(piece, buffers, past_cache);
-    } else if (piece->config->weights == TESS_ADAM_REMAINDER) {
-        split_weights(piece->weight, piece->moment2, (uint16_t *)range->parameter + at,
-                      (uint16_t *)range->master + at, count);
-    } else {
-        narrow_bf16_random(piece->weight, buffers->random_weight, (uint16_t *)range->parameter + at,
-                           count);
-    }
+    if (layout.weights != TESS_ADAM_MASTER || layout.parameter == TESS_DTYPE_FP32) return;
+    uint16_t *to = (uint16_t *)span->at[PARAMETER] + i;
+    tessi_word_t upper = layout.parameter == TESS_DTYPE_BF16
+                             ? tessi_upper_bf16(weight)
+                             : (tessi_word_t)tessi_to_fp16(weight) << 16;
+    if (TESSI_LINE_VECTORS > 1 && span->stream) tessi_stream_upper(to, upper);
+    else tessi_store_upper(to, upper);
 }
 
 /* Weights come first, because they may leave a tie in moment 2. */
-static void store_state(const piece_t *piece, piece_buffers_t *buffers, int past_cache)
+INLINE void write_weights(layout_t layout, const span_t *span, int64_t i, tessi_random_t random,
+                          lanes_t *lanes)
 {
-    const tess_adam_range_t *range = piece->range;
-    const int64_t at = piece->at, count = piece->count;
-    store_weights(piece, buffers, past_cache);
-    if (piece->config->moments == TESS_ADAM_MOMENTS_BF16) {
-        narrow_bf16_random(piece->moment1, buffers->random1, (uint16_t *)range->moment1 + at,
-                           count);
-        narrow_moment2(piece->moment2, buffers->random2, (uint16_t *)range->moment2 + at, count);
-    } else if (piece->config->moments == TESS_ADAM_MOMENTS_8BIT) {
-        store_codes(piece, buffers);
+    uint16_t *parameter = (uint16_t *)span->at[PARAMETER] + i;
+    if (layout.weights == TESS_ADAM_MASTER) {
+        tessi_store((float *)span->at[MASTER] + i, lanes->weight);
+    } else if (layout.weights == TESS_ADAM_BF16) {
+        tessi_store_upper(parameter, tessi_upper_bf16_random(lanes->weight, random.weight));
     } else {
-        float *moment1 = (float *)range->moment1 + at, *moment2 = (float *)range->moment2 + at;
-        if (piece->moment1 != moment1) copy_fp32(piece->moment1, moment1, count);
-        if (piece->moment2 != moment2) copy_fp32(piece->moment2, moment2, count);
+        tessi_split_t split = tessi_split(lanes->weight);
+        tessi_store_upper(parameter, tessi_upper_bf16(lanes->weight));
+        tessi_store_lower((uint16_t *)span->at[MASTER] + i, split.remainder);
+        lanes->moment2 = tessi_with_tie(lanes->moment2, split.tie);
     }
 }
 
-/* The piece at `at`, with its fp32 numbers in buffers. */
-static piece_t piece_of(const tessi_adam_slice_t *slice, int64_t at, piece_buffers_t *buffers)
+/* Moments in fp32 and bf16. */
+INLINE void write_moments(layout_t layout, const span_t *span, int64_t i, tessi_random_t random,
+                          lanes_t lanes)
 {
-    int64_t rest = slice->first + slice->count - at;
-    return (piece_t){.config = slice->config,
-                     .range = slice->range,
-                     .at = at,
-                     .count = rest < PIECE ? rest : PIECE,
-                     .weight = buffers->weight,
-                     .moment1 = buffers->moment1,
-                     .moment2 = buffers->moment2};
+    if (layout.moments == TESS_ADAM_MOMENTS_FP32) {
+        tessi_store((float *)span->at[MOMENT1] + i, lanes.moment1);
+        tessi_store((float *)span->at[MOMENT2] + i, lanes.moment2);
+    } else {
+        tessi_store_upper((uint16_t *)span->at[MOMENT1] + i,
+                          tessi_upper_bf16_random(lanes.moment1, random.moment1));
+        tessi_store_upper((uint16_t *)span->at[MOMENT2] + i,
+                          tessi_upper_random(lanes.moment2, random.moment2));
+    }
+}
+
+/* --- blocks of 8-bit moments ------------------------------------------------------------------ */
+
+typedef struct block {
+    float weight[TESS_ADAM_BLOCK], moment1[TESS_ADAM_BLOCK], moment2[TESS_ADAM_BLOCK];
+} __attribute__((aligned(64))) block_t;
+
+/* The largest magnitude, in every lane. The bits of numbers without a sign are ordered as the
+ * numbers are, and integers have a maximum in any order of comparisons. */
+INLINE tessi_number_t largest_of(const float values[TESS_ADAM_BLOCK])
+{
+    union {
+        tessi_word_t words;
+        uint32_t each[TESSI_LANES];
+    } lanes = {.words = tessi_words(0u)};
+    for (int n = 0; n < TESS_ADAM_BLOCK; n += TESSI_LANES)
+        lanes.words =
+            tessi_larger(lanes.words, tessi_bits_of(tessi_magnitude(tessi_load(values + n))));
+    uint32_t largest = 0u;
+    for (int n = 0; n < TESSI_LANES; n++)
+        largest = lanes.each[n] > largest ? lanes.each[n] : largest;
+    return tessi_float_of(tessi_words(largest));
+}
+
+INLINE void store_first(float *to, tessi_number_t value)
+{
+    float lanes[TESSI_LANES];
+    tessi_store(lanes, value);
+    *to = lanes[0];
+}
+
+/* Writes the block at i. Rounds to nearest where key is NULL. */
+INLINE void write_block(layout_t layout, const span_t *span, int64_t i, const uint64_t *key,
+                        block_t *block)
+{
+    const tessi_word_t indices = tessi_lane_indices() + span->first_index;
+    tessi_random_t random = {tessi_words(TESSI_NEAREST), tessi_words(TESSI_NEAREST),
+                             tessi_words(TESSI_NEAREST)};
+    for (int64_t n = span->count - i; n < TESS_ADAM_BLOCK; n++)
+        block->moment1[n] = block->moment2[n] = 0.0f;
+    tessi_code_scale_t scale1 = tessi_code1_scale(largest_of(block->moment1));
+    tessi_code_scale_t scale2 = tessi_code2_scale(largest_of(block->moment2));
+    store_first(&span->scale1[i / TESS_ADAM_BLOCK], scale1.scale);
+    store_first(&span->scale2[i / TESS_ADAM_BLOCK], scale2.scale);
+    for (int n = 0; n < TESS_ADAM_BLOCK; n += TESSI_LANES) {
+        lanes_t lanes = {tessi_load(block->weight + n), tessi_load(block->moment1 + n),
+                         tessi_load(block->moment2 + n)};
+        if (key) random = tessi_random_word(*key, indices + (uint32_t)(i + n));
+        write_weights(layout, span, i + n, random, &lanes);
+        write_copy(layout, span, i + n, lanes.weight);
+        tessi_store_upper_codes((uint8_t *)span->at[MOMENT1] + i + n,
+                                tessi_upper_code1(lanes.moment1, scale1.inverse, random.moment1));
+        tessi_store_upper_codes((uint8_t *)span->at[MOMENT2] + i + n,
+                                tessi_upper_code2(lanes.moment2, scale2.inverse, random.moment2));
+    }
 }
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
-LOOP void update(const tessi_adam_scalars_t *scalars, const float *restrict gradient,
-                 float *restrict weight, float *restrict moment1, float *restrict moment2,
-                 int64_t count)
+INLINE void prefetch(const void *array, int64_t i, int64_t element_bytes)
 {
-    const tessi_adam_scalars_t own = *scalars;
-    for (int64_t i = 0; i < count; i++)
-        tessi_adam_update(&own, gradient[i], &weight[i], &moment1[i], &moment2[i]);
+    __builtin_prefetch((const char *)array + (i + AHEAD) * element_bytes, 1, 2);
 }
 
-static void step_piece(piece_t *piece, const tessi_adam_pass_t *pass, piece_buffers_t *buffers)
+INLINE lanes_t update_lanes(layout_t layout, const span_t *span, int64_t i,
+                            const tessi_adam_scalars_t *scalars)
 {
-    const tess_adam_config_t *config = piece->config;
-    const tess_adam_range_t *range = piece->range;
-    const float *gradient = buffers->gradient;
-    if (config->gradient == TESS_DTYPE_FP32) {
-        gradient = (const float *)range->gradient + piece->at;
+    static const int64_t master_bytes[] = {4, 2, 0}, moment_bytes[] = {4, 2, 1};
+    prefetch(span->at[GRADIENT], i, layout.gradient == TESS_DTYPE_FP32 ? 4 : 2);
+    if (layout.weights != TESS_ADAM_MASTER) prefetch(span->at[PARAMETER], i, 2);
+    if (layout.weights != TESS_ADAM_BF16)
+        prefetch(span->at[MASTER], i, master_bytes[layout.weights]);
+    prefetch(span->at[MOMENT1], i, moment_bytes[layout.moments]);
+    prefetch(span->at[MOMENT2], i, moment_bytes[layout.moments]);
+    tessi_number_t gradient = read_floats(layout.gradient, span->at[GRADIENT], i);
+    lanes_t lanes = read_lanes(layout, span, i);
+    tessi_adam_update(scalars, gradient, &lanes.weight, &lanes.moment1, &lanes.moment2);
+    return lanes;
+}
+
+INLINE void step_vectors(layout_t layout, const span_t *shared, const tessi_adam_pass_t *pass)
+{
+    const span_t span = *shared; /* stores cannot change what is not shared */
+    const tessi_adam_scalars_t scalars = pass->scalars;
+    const uint64_t key = pass->random_key;
+    const tessi_word_t indices = tessi_lane_indices() + span.first_index;
+    /* What goes past the cache goes in whole lines. */
+    const int copied = layout.weights == TESS_ADAM_MASTER && layout.parameter != TESS_DTYPE_FP32;
+    const int vectors = copied ? TESSI_LINE_VECTORS : 1;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < span.count; i += vectors * TESSI_LANES) {
+        tessi_number_t weights[TESSI_LINE_VECTORS];
+        for (int n = 0; n < vectors; n++) {
+            int64_t at = i + n * TESSI_LANES;
+            tessi_random_t random = tessi_random_word(key, indices + (uint32_t)at);
+            lanes_t lanes = update_lanes(layout, &span, at, &scalars);
+            write_weights(layout, &span, at, random, &lanes);
+            write_moments(layout, &span, at, random, lanes);
+            weights[n] = lanes.weight;
+        }
+        for (int n = 0; n < vectors; n++)
+            write_copy(layout, &span, i + n * TESSI_LANES, weights[n]);
+    }
+}
+
+INLINE void step_blocks(layout_t layout, const span_t *shared, const tessi_adam_pass_t *pass)
+{
+    const span_t span = *shared;
+    const tessi_adam_scalars_t scalars = pass->scalars;
+    const uint64_t key = pass->random_key;
+    block_t block;
+    for (int64_t i = 0; i < span.count; i += TESS_ADAM_BLOCK) {
+        for (int n = 0; n < TESS_ADAM_BLOCK; n += TESSI_LANES) {
+            lanes_t lanes = update_lanes(layout, &span, i + n, &scalars);
+            tessi_store(block.weight + n, lanes.weight);
+            tessi_store(block.moment1 + n, lanes.moment1);
+            tessi_store(block.moment2 + n, lanes.moment2);
+        }
+        write_block(layout, &span, i, &key, &block);
+    }
+}
+
+INLINE void step_layout(layout_t layout, tess_dtype_t gradient, const span_t *span,
+                        const tessi_adam_pass_t *pass)
+{
+    layout.gradient = gradient;
+    if (layout.moments == TESS_ADAM_MOMENTS_8BIT) step_blocks(layout, span, pass);
+    else step_vectors(layout, span, pass);
+}
+
+INLINE void step_gradients(layout_t layout, const tess_adam_config_t *config, const span_t *span,
+                           const tessi_adam_pass_t *pass)
+{
+    if (config->gradient == TESS_DTYPE_BF16) step_layout(layout, TESS_DTYPE_BF16, span, pass);
+    else if (config->gradient == TESS_DTYPE_FP16) step_layout(layout, TESS_DTYPE_FP16, span, pass);
+    else step_layout(layout, TESS_DTYPE_FP32, span, pass);
+}
+
+/* A loop for each combination: the layouts are constants to the compiler. */
+INLINE void step_moments(tess_adam_moments_t moments, const tess_adam_config_t *config,
+                         const span_t *span, const tessi_adam_pass_t *pass)
+{
+    layout_t layout = {config->weights, moments, config->gradient, TESS_DTYPE_BF16};
+    if (config->weights == TESS_ADAM_BF16) {
+        layout.weights = TESS_ADAM_BF16;
+        step_gradients(layout, config, span, pass);
+    } else if (config->weights == TESS_ADAM_REMAINDER) {
+        layout.weights = TESS_ADAM_REMAINDER;
+        if (moments != TESS_ADAM_MOMENTS_8BIT) step_gradients(layout, config, span, pass);
     } else {
-        widen(config->gradient, (const uint16_t *)range->gradient + piece->at, buffers->gradient,
-              piece->count);
+        layout.weights = TESS_ADAM_MASTER;
+        if (config->parameter == TESS_DTYPE_BF16) {
+            step_gradients(layout, config, span, pass);
+        } else if (config->parameter == TESS_DTYPE_FP16) {
+            layout.parameter = TESS_DTYPE_FP16;
+            step_gradients(layout, config, span, pass);
+        } else {
+            layout.parameter = TESS_DTYPE_FP32;
+            step_gradients(layout, config, span, pass);
+        }
     }
-    if (config->weights == TESS_ADAM_MASTER) piece->weight = (float *)range->master + piece->at;
-    if (config->moments == TESS_ADAM_MOMENTS_FP32) {
-        piece->moment1 = (float *)range->moment1 + piece->at;
-        piece->moment2 = (float *)range->moment2 + piece->at;
-    }
-    load_state(piece);
-    update(&pass->scalars, gradient, piece->weight, piece->moment1, piece->moment2, piece->count);
-    draw(piece, pass->random_key, buffers);
-    store_state(piece, buffers, pass->past_cache);
 }
 
-/* Asks for what is needed two pieces on: processors foresee streams of accesses, but start anew at
- * every page. */
-static void prefetch_array(const void *array, int64_t at, int64_t element_bytes)
+static __attribute__((noinline)) void step_fp32(const tess_adam_config_t *config,
+                                                const span_t *span, const tessi_adam_pass_t *pass)
 {
-    if (element_bytes == 0) return;
-    const char *from = (const char *)array + at * element_bytes;
-    for (int64_t i = 0; i < PIECE * element_bytes; i += 64) __builtin_prefetch(from + i, 1, 2);
+    step_moments(TESS_ADAM_MOMENTS_FP32, config, span, pass);
 }
 
-static void prefetch(const tessi_adam_slice_t *slice, int64_t at)
+static __attribute__((noinline)) void step_bf16(const tess_adam_config_t *config,
+                                                const span_t *span, const tessi_adam_pass_t *pass)
 {
-    static const int64_t master[] = {4, 2, 0}, moment[] = {4, 2, 1};
-    const tess_adam_config_t *config = slice->config;
-    const tess_adam_range_t *range = slice->range;
-    if (at > range->count - PIECE) return;
-    prefetch_array(range->gradient, at, config->gradient == TESS_DTYPE_FP32 ? 4 : 2);
-    prefetch_array(range->parameter, at, config->weights == TESS_ADAM_MASTER ? 0 : 2);
-    prefetch_array(range->master, at, master[config->weights]);
-    prefetch_array(range->moment1, at, moment[config->moments]);
-    prefetch_array(range->moment2, at, moment[config->moments]);
+    step_moments(TESS_ADAM_MOMENTS_BF16, config, span, pass);
 }
 
-static void step_slice(const tessi_adam_slice_t *slice, const tessi_adam_pass_t *pass)
+static __attribute__((noinline)) void step_8bit(const tess_adam_config_t *config,
+                                                const span_t *span, const tessi_adam_pass_t *pass)
 {
-    piece_buffers_t buffers;
-    int64_t end = slice->first + slice->count;
-    for (int64_t at = slice->first; at < end; at += PIECE) {
-        piece_t piece = piece_of(slice, at, &buffers);
-        if (pass->past_cache) prefetch(slice, at + 2 * (int64_t)PIECE);
-        step_piece(&piece, pass, &buffers);
-    }
-    if (pass->past_cache) tessi_adam_fence();
+    step_moments(TESS_ADAM_MOMENTS_8BIT, config, span, pass);
 }
 
 /* --- export and import ------------------------------------------------------------------------ */
 
-static void export_slice(const tessi_adam_slice_t *slice, const tess_adam_values_t *values)
+/* These run once a checkpoint, so layouts are told apart at run time. */
+static layout_t layout_of(const tess_adam_config_t *config)
 {
-    piece_buffers_t buffers;
-    int64_t end = slice->first + slice->count;
-    for (int64_t at = slice->first; at < end; at += PIECE) {
-        piece_t piece = piece_of(slice, at, &buffers);
-        load_state(&piece);
-        if (values->weights) copy_fp32(piece.weight, values->weights + at, piece.count);
-        if (values->moment1) copy_fp32(piece.moment1, values->moment1 + at, piece.count);
-        if (values->moment2) copy_fp32(piece.moment2, values->moment2 + at, piece.count);
+    return (layout_t){config->weights, config->moments, config->gradient, config->parameter};
+}
+
+static void export_span(const tess_adam_config_t *config, const span_t *span,
+                        const tessi_adam_pass_t *pass)
+{
+    (void)pass;
+    for (int64_t i = 0; i < span->count; i += TESSI_LANES) {
+        lanes_t lanes = read_lanes(layout_of(config), span, i);
+        if (span->at[WEIGHTS]) tessi_store((float *)span->at[WEIGHTS] + i, lanes.weight);
+        if (span->at[VALUES1]) tessi_store((float *)span->at[VALUES1] + i, lanes.moment1);
+        if (span->at[VALUES2]) tessi_store((float *)span->at[VALUES2] + i, lanes.moment2);
     }
 }
 
-static void copy_or_zero(const float *from, float *to, int64_t count)
+/* Elements that loops run over together. */
+static int64_t unit_of(const tess_adam_config_t *config)
 {
-    if (from) copy_fp32(from, to, count);
-    else memset(to, 0, (size_t)count * sizeof *to);
+    return config->moments == TESS_ADAM_MOMENTS_8BIT ? TESS_ADAM_BLOCK
+                                                     : TESSI_LINE_VECTORS * TESSI_LANES;
+}
+
+static lanes_t import_lanes(const tess_adam_config_t *config, const span_t *span, int64_t i)
+{
+    lanes_t lanes;
+    if (span->at[WEIGHTS]) lanes.weight = tessi_load((float *)span->at[WEIGHTS] + i);
+    else if (config->parameter == TESS_DTYPE_FP32)
+        lanes.weight = tessi_load((float *)span->at[MASTER] + i);
+    else lanes.weight = read_floats(config->parameter, span->at[PARAMETER], i);
+    lanes.moment1 =
+        span->at[VALUES1] ? tessi_load((float *)span->at[VALUES1] + i) : tessi_numbers(0.0f);
+    lanes.moment2 =
+        span->at[VALUES2] ? tessi_load((float *)span->at[VALUES2] + i) : tessi_numbers(0.0f);
+    return lanes;
+}
+
+static void import_span(const tess_adam_config_t *config, const span_t *span,
+                        const tessi_adam_pass_t *pass)
+{
+    (void)pass;
+    const layout_t layout = layout_of(config);
+    const tessi_random_t nearest = {tessi_words(TESSI_NEAREST), tessi_words(TESSI_NEAREST),
+                                    tessi_words(TESSI_NEAREST)};
+    const int64_t unit = unit_of(config);
+    const int64_t end = (span->count + unit - 1) / unit * unit;
+    block_t block;
+    for (int64_t i = 0; i < end; i += TESSI_LANES) {
+        lanes_t lanes = import_lanes(config, span, i);
+        int n = (int)(i % TESS_ADAM_BLOCK);
+        if (layout.moments != TESS_ADAM_MOMENTS_8BIT) {
+            write_weights(layout, span, i, nearest, &lanes);
+            write_copy(layout, span, i, lanes.weight);
+            write_moments(layout, span, i, nearest, lanes);
+            continue;
+        }
+        tessi_store(block.weight + n, lanes.weight);
+        tessi_store(block.moment1 + n, lanes.moment1);
+        tessi_store(block.moment2 + n, lanes.moment2);
+        if (n + TESSI_LANES == TESS_ADAM_BLOCK) write_block(layout, span, i - n, NULL, &block);
+    }
+}
+
+/* --- slices ----------------------------------------------------------------------------------- */
+
+typedef void (*span_loop_t)(const tess_adam_config_t *config, const span_t *span,
+                            const tessi_adam_pass_t *pass);
+
+static void element_bytes(const tess_adam_config_t *config, size_t bytes[ARRAYS])
+{
+    static const size_t master[] = {4, 2, 0}, moment[] = {4, 2, 1};
+    bytes[GRADIENT] = (size_t)tess_dtype_bytes(config->gradient);
+    bytes[PARAMETER] = (size_t)tess_dtype_bytes(config->parameter);
+    bytes[MASTER] = master[config->weights];
+    bytes[MOMENT1] = bytes[MOMENT2] = moment[config->moments];
+    bytes[WEIGHTS] = bytes[VALUES1] = bytes[VALUES2] = sizeof(float);
+}
+
+static void advance(span_t *span, const size_t bytes[ARRAYS], int64_t elements)
+{
+    for (int a = 0; a < ARRAYS; a++)
+        if (span->at[a]) span->at[a] += (size_t)elements * bytes[a];
+    if (span->scale1) span->scale1 += elements / TESS_ADAM_BLOCK;
+    if (span->scale2) span->scale2 += elements / TESS_ADAM_BLOCK;
+    span->count -= elements;
+    span->first_index += (uint32_t)elements;
+}
+
+/* What does not fill a line or a block goes through memory that has room for all of one. */
+static void run_rest(span_loop_t loop, const tess_adam_config_t *config, span_t span,
+                     const tessi_adam_pass_t *pass, const size_t bytes[ARRAYS])
+{
+    char room[ARRAYS][TESS_ADAM_BLOCK * sizeof(float)] __attribute__((aligned(64)));
+    const span_t own = span;
+    memset(room, 0, sizeof room);
+    span.stream = 0;
+    for (int a = 0; a < ARRAYS; a++) {
+        if (!own.at[a]) continue;
+        memcpy(room[a], own.at[a], (size_t)own.count * bytes[a]);
+        span.at[a] = room[a];
+    }
+    loop(config, &span, pass);
+    int first = loop == export_span ? WEIGHTS : PARAMETER;
+    int end = loop == export_span ? ARRAYS : WEIGHTS;
+    for (int a = first; a < end; a++)
+        if (own.at[a]) memcpy(own.at[a], room[a], (size_t)own.count * bytes[a]);
+}
+
+static void run_slice(span_loop_t loop, const tessi_adam_slice_t *slice,
+                      const tess_adam_values_t *values, const tessi_adam_pass_t *pass)
+{
+    const tess_adam_config_t *config = slice->config;
+    const tess_adam_range_t *range = slice->range;
+    size_t bytes[ARRAYS];
+    span_t span = {.at = {(char *)range->gradient, range->parameter, range->master, range->moment1,
+                          range->moment2, (char *)values->weights, (char *)values->moment1,
+                          (char *)values->moment2},
+                   .scale1 = range->scale1,
+                   .scale2 = range->scale2,
+                   .count = range->count,
+                   .first_index = (uint32_t)range->first_index};
+    element_bytes(config, bytes);
+    advance(&span, bytes, slice->first);
+    int64_t rest = slice->count % unit_of(config);
+    span.count = slice->count - rest;
+    span.stream = pass && pass->past_cache && (uintptr_t)span.at[PARAMETER] % 64 == 0;
+    if (span.count) loop(config, &span, pass);
+    if (rest == 0) return;
+    advance(&span, bytes, span.count);
+    span.count = rest;
+    run_rest(loop, config, span, pass, bytes);
+}
+
+static void step_slice(const tessi_adam_slice_t *slice, const tessi_adam_pass_t *pass)
+{
+    static const span_loop_t loops[] = {step_fp32, step_bf16, step_8bit};
+    run_slice(loops[slice->config->moments], slice, &(tess_adam_values_t){0}, pass);
+    if (pass->past_cache) tessi_stream_end();
+}
+
+static void export_slice(const tessi_adam_slice_t *slice, const tess_adam_values_t *values)
+{
+    run_slice(export_span, slice, values, NULL);
 }
 
 static void import_slice(const tessi_adam_slice_t *slice, const tess_adam_values_t *values)
 {
-    piece_buffers_t buffers;
-    const tess_adam_range_t *range = slice->range;
-    tess_dtype_t parameter = slice->config->parameter;
-    int64_t end = slice->first + slice->count;
-    draw_nearest(&buffers);
-    for (int64_t at = slice->first; at < end; at += PIECE) {
-        piece_t piece = piece_of(slice, at, &buffers);
-        if (values->weights) copy_fp32(values->weights + at, piece.weight, piece.count);
-        else if (parameter == TESS_DTYPE_FP32)
-            copy_fp32((const float *)range->master + at, piece.weight, piece.count);
-        else widen(parameter, (const uint16_t *)range->parameter + at, piece.weight, piece.count);
-        copy_or_zero(values->moment1 ? values->moment1 + at : NULL, piece.moment1, piece.count);
-        copy_or_zero(values->moment2 ? values->moment2 + at : NULL, piece.moment2, piece.count);
-        store_state(&piece, &buffers, 0);
-    }
+    run_slice(import_span, slice, values, NULL);
 }
 
 #endif

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where the processor is no x86-64 there is one twin, for any processor, and a plain copy. */
-#include <stddef.h>
-#include <string.h>
-
+/* Where the processor is no x86-64 there is one twin, for any processor. */
 #include "adam_host.h"
 
 static int always(void)
@@ -13,12 +10,3 @@ static int always(void)
 static const tessi_adam_twin_t base = {"base", always, &tessi_adam_loops_base};
 
 const tessi_adam_twin_t *const tessi_adam_twins[] = {&base, NULL};
-
-void tessi_adam_copy_past_cache(void *destination, const void *source, size_t bytes)
-{
-    memcpy(destination, source, bytes);
-}
-
-void tessi_adam_fence(void)
-{
-}

@@ -1,16 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which twins an x86-64 processor can run, and its stores that go past the cache.
+/* Which twins an x86-64 processor can run.
  *
  * Invariant: a twin is used only where the processor has every instruction set that CMake allowed
  * its compiler.
  */
-#include <emmintrin.h>
-#include <stddef.h>
-#include <string.h>
-
 #include "adam_host.h"
-
-#define LINE_BYTES 64
 
 static int always(void)
 {
@@ -34,20 +28,3 @@ static const tessi_adam_twin_t avx2 = {"avx2", has_avx2, &tessi_adam_loops_avx2}
 static const tessi_adam_twin_t avx512 = {"avx512", has_avx512, &tessi_adam_loops_avx512};
 
 const tessi_adam_twin_t *const tessi_adam_twins[] = {&base, &avx2, &avx512, NULL};
-
-void tessi_adam_copy_past_cache(void *destination, const void *source, size_t bytes)
-{
-    size_t whole = bytes - bytes % LINE_BYTES;
-    for (size_t at = 0; at < whole; at += sizeof(__m128i)) {
-        const char *from = (const char *)source + at;
-        char *to = (char *)destination + at;
-        _mm_stream_si128((__m128i *)(void *)to,
-                         _mm_loadu_si128((const __m128i *)(const void *)from));
-    }
-    memcpy((char *)destination + whole, (const char *)source + whole, bytes - whole);
-}
-
-void tessi_adam_fence(void)
-{
-    _mm_sfence();
-}

@@ -12,8 +12,31 @@
 #include <stdint.h>
 #include <tessera/adam.h>
 
+/* --- what the formula is made of ----------------------------------------------------------------
+ */
+
 #ifdef __CUDACC__
 #define TESSI_MATH static __device__ __forceinline__
+#else
+#include <math.h>
+#include <string.h>
+#define TESSI_MATH static inline __attribute__((always_inline, unused))
+#endif
+
+#ifdef TESSI_LANES_HEADER
+#include TESSI_LANES_HEADER /* numbers are vectors here */
+#else
+typedef float tessi_number_t;
+typedef uint32_t tessi_word_t;
+typedef uint16_t tessi_half_t; /* where numbers are vectors, the low bits of a word */
+typedef uint8_t tessi_code_t;  /* likewise */
+typedef int tessi_mask_t;
+
+typedef struct tessi_product {
+    tessi_word_t high, low;
+} tessi_product_t;
+
+#ifdef __CUDACC__
 TESSI_MATH float tessi_float_of(uint32_t bits)
 {
     return __uint_as_float(bits);
@@ -42,16 +65,14 @@ TESSI_MATH float tessi_smallest(float a, float b)
 {
     return fminf(a, b);
 }
-TESSI_MATH uint64_t tessi_product(uint32_t a, uint32_t b)
+TESSI_MATH tessi_product_t tessi_product(uint32_t a, uint32_t b)
 {
     uint64_t product;
     asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
-    return product;
+    tessi_product_t words = {(uint32_t)(product >> 32), (uint32_t)product};
+    return words;
 }
 #else
-#include <math.h>
-#include <string.h>
-#define TESSI_MATH static inline __attribute__((always_inline, unused))
 TESSI_MATH float tessi_float_of(uint32_t bits)
 {
     float value;
@@ -76,22 +97,53 @@ TESSI_MATH float tessi_smallest(float a, float b)
 {
     return a < b ? a : b;
 }
-TESSI_MATH uint64_t tessi_product(uint32_t a, uint32_t b)
+TESSI_MATH tessi_product_t tessi_product(uint32_t a, uint32_t b)
 {
-    return (uint64_t)a * b;
+    uint64_t product = (uint64_t)a * b;
+    tessi_product_t words = {(uint32_t)(product >> 32), (uint32_t)product};
+    return words;
 }
 #endif
 
+TESSI_MATH float tessi_numbers(float value)
+{
+    return value;
+}
+TESSI_MATH uint32_t tessi_words(uint32_t value)
+{
+    return value;
+}
+TESSI_MATH float tessi_fma(float a, float b, float c)
+{
+    return fmaf(a, b, c);
+}
+TESSI_MATH float tessi_magnitude(float value)
+{
+    return fabsf(value);
+}
+TESSI_MATH uint32_t tessi_larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+TESSI_MATH int tessi_less(float a, float b)
+{
+    return a < b;
+}
 /* Vectors compare signed integers faster; the operands here have no sign bit. */
 TESSI_MATH int tessi_below(uint32_t value, uint32_t limit)
 {
     return (int32_t)value < (int32_t)limit;
 }
-
-TESSI_MATH int tessi_is_nan(uint32_t bits)
+/* False for NaN. */
+TESSI_MATH int tessi_is_number(uint32_t bits)
 {
-    return !tessi_below(bits & 0x7fffffffu, 0x7f800001u);
+    return tessi_below(bits & 0x7fffffffu, 0x7f800001u);
 }
+TESSI_MATH uint32_t tessi_select(int mask, uint32_t a, uint32_t b)
+{
+    return mask ? a : b;
+}
+#endif
 
 /* --- the update ------------------------------------------------------------------------------- */
 
@@ -133,119 +185,117 @@ TESSI_MATH tessi_adam_scalars_t tessi_adam_scalars(const tessi_adam_constants_t 
 /* An infinite moment 2 would turn into NaN in the next step. This is a bf16, and 8 bits can hold
  * it.
  */
-#define TESSI_MOMENT2_MAX tessi_float_of(0x7f700000u)
+#define TESSI_MOMENT2_MAX 0x1.ep127f
 
 /* Joins moment 2 under the root: 2^-102, whose root of 4e-16 is nothing beside an epsilon of 1e-8,
  * so that neither root nor reciprocal ever meets a zero or a subnormal number. */
-#define TESSI_ROOT_MIN tessi_float_of(0x0c800000u)
+#define TESSI_ROOT_MIN 0x1p-102f
 
 /* Un-scaled, clipped, and with the weight's decay where that joins the gradient. */
-TESSI_MATH float tessi_adam_gradient(const tessi_adam_scalars_t *scalars, float gradient,
-                                     float weight)
+TESSI_MATH tessi_number_t tessi_adam_gradient(const tessi_adam_scalars_t *scalars,
+                                              tessi_number_t gradient, tessi_number_t weight)
 {
-    float g = gradient * scalars->gradient_factor;
-    return scalars->l2 != 0.0f ? fmaf(scalars->l2, weight, g) : g;
+    tessi_number_t g = gradient * scalars->gradient_factor;
+    return scalars->l2 != 0.0f ? tessi_fma(tessi_numbers(scalars->l2), weight, g) : g;
 }
 
 /* What stands in adam.h, with as few roundings as there can be: the weight is rounded once. g is
  * what tessi_adam_gradient gave. */
-TESSI_MATH void tessi_adam_moments(const tessi_adam_scalars_t *scalars, float g, float *weight,
-                                   float *moment1, float *moment2)
+TESSI_MATH void tessi_adam_moments(const tessi_adam_scalars_t *scalars, tessi_number_t g,
+                                   tessi_number_t *weight, tessi_number_t *moment1,
+                                   tessi_number_t *moment2)
 {
-    float w = *weight, m = *moment1, v = *moment2;
-    m = fmaf(scalars->beta1_rest, g, fmaf(-scalars->beta1_rest, m, m)); /* g - m could overflow */
-    v = fmaf(scalars->beta2_rest, fmaf(g, g, -v), v);
-    v = tessi_smallest(v, TESSI_MOMENT2_MAX);
-    float root = tessi_sqrt(v + TESSI_ROOT_MIN);
-    float inverse = tessi_reciprocal(fmaf(root, scalars->moment2_factor, scalars->epsilon));
-    *weight = w - fmaf(scalars->rate, m * inverse, scalars->decay * w);
+    const tessi_number_t beta1_rest = tessi_numbers(scalars->beta1_rest);
+    tessi_number_t w = *weight, m = *moment1, v = *moment2;
+    m = tessi_fma(beta1_rest, g, tessi_fma(-beta1_rest, m, m)); /* g - m could overflow */
+    v = tessi_fma(tessi_numbers(scalars->beta2_rest), tessi_fma(g, g, -v), v);
+    v = tessi_smallest(v, tessi_numbers(TESSI_MOMENT2_MAX));
+    tessi_number_t root = tessi_sqrt(v + TESSI_ROOT_MIN);
+    tessi_number_t inverse = tessi_reciprocal(
+        tessi_fma(root, tessi_numbers(scalars->moment2_factor), tessi_numbers(scalars->epsilon)));
+    *weight = w - tessi_fma(tessi_numbers(scalars->rate), m * inverse, w * scalars->decay);
     *moment1 = m;
     *moment2 = v;
 }
 
-TESSI_MATH void tessi_adam_update(const tessi_adam_scalars_t *scalars, float gradient,
-                                  float *weight, float *moment1, float *moment2)
+TESSI_MATH void tessi_adam_update(const tessi_adam_scalars_t *scalars, tessi_number_t gradient,
+                                  tessi_number_t *weight, tessi_number_t *moment1,
+                                  tessi_number_t *moment2)
 {
-    float g = tessi_adam_gradient(scalars, gradient, *weight);
+    tessi_number_t g = tessi_adam_gradient(scalars, gradient, *weight);
     tessi_adam_moments(scalars, g, weight, moment1, moment2);
 }
 
 /* --- 16-bit floats ---------------------------------------------------------------------------- */
 
-TESSI_MATH float tessi_from_bf16(uint16_t bits)
+TESSI_MATH tessi_number_t tessi_from_bf16(tessi_half_t bits)
 {
-    return tessi_float_of((uint32_t)bits << 16);
+    return tessi_float_of((tessi_word_t)bits << 16);
 }
 
 /* Roundings to bf16 give its bits in the upper half of a word; what lies below is of no meaning. */
 
-#define TESSI_BF16_MAX tessi_float_of(0x7f7f0000u)
+#define TESSI_BF16_MAX 0x1.fep127f
 
 /* To nearest, ties to even. */
-TESSI_MATH uint32_t tessi_upper_bf16(float value)
+TESSI_MATH tessi_word_t tessi_upper_bf16(tessi_number_t value)
 {
-    uint32_t bits = tessi_bits_of(value);
-    uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-    return tessi_is_nan(bits) ? 0x7fc00000u : rounded;
+    tessi_word_t bits = tessi_bits_of(value);
+    tessi_word_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    return tessi_select(tessi_is_number(bits), rounded, tessi_words(0x7fc00000u));
 }
 
-TESSI_MATH uint16_t tessi_to_bf16(float value)
+TESSI_MATH tessi_half_t tessi_to_bf16(tessi_number_t value)
 {
-    return (uint16_t)(tessi_upper_bf16(value) >> 16);
+    return (tessi_half_t)(tessi_upper_bf16(value) >> 16);
 }
 
 /* Up with the probability of the part cut off. Of random words the upper bits count. Not up to
  * infinity, and neither from infinity or NaN to something else. */
-TESSI_MATH uint32_t tessi_upper_bf16_random(float value, uint32_t random)
+TESSI_MATH tessi_word_t tessi_upper_bf16_random(tessi_number_t value, tessi_word_t random)
 {
-    uint32_t bits = tessi_bits_of(value);
-    return fabsf(value) < TESSI_BF16_MAX ? bits + (random >> 16) : bits;
+    tessi_word_t bits = tessi_bits_of(value);
+    tessi_mask_t finite = tessi_less(tessi_magnitude(value), tessi_numbers(TESSI_BF16_MAX));
+    return tessi_select(finite, bits + (random >> 16), bits);
 }
 
-TESSI_MATH uint16_t tessi_to_bf16_random(float value, uint32_t random)
+TESSI_MATH tessi_half_t tessi_to_bf16_random(tessi_number_t value, tessi_word_t random)
 {
-    return (uint16_t)(tessi_upper_bf16_random(value, random) >> 16);
+    return (tessi_half_t)(tessi_upper_bf16_random(value, random) >> 16);
 }
 
 /* The same where |value| is known to be below TESSI_BF16_MAX, as of moment 2. */
-TESSI_MATH uint32_t tessi_upper_random(float value, uint32_t random)
+TESSI_MATH tessi_word_t tessi_upper_random(tessi_number_t value, tessi_word_t random)
 {
     return tessi_bits_of(value) + (random >> 16);
 }
 
-TESSI_MATH uint16_t tessi_moment2_random(float value, uint32_t random)
-{
-    return (uint16_t)(tessi_upper_random(value, random) >> 16);
-}
-
 #ifndef __CUDACC__
-TESSI_MATH float tessi_from_fp16(uint16_t half)
+TESSI_MATH tessi_number_t tessi_from_fp16(tessi_half_t half)
 {
-    uint32_t magnitude = half & 0x7fffu, wide = magnitude << 13;
-    uint32_t normal = wide + (112u << 23);
+    tessi_word_t bits = half, magnitude = bits & 0x7fffu, wide = magnitude << 13;
+    tessi_word_t normal = wide + (112u << 23);
     /* Subnormal: as the fraction of 2^-14 it is exact, and taking that 2^-14 off leaves its value.
      */
-    uint32_t subnormal =
-        tessi_bits_of(tessi_float_of(wide + (113u << 23)) - tessi_float_of(113u << 23));
-    uint32_t special = wide + (224u << 23);
-    uint32_t bits = tessi_below(magnitude, 0x0400u) ? subnormal : normal;
-    bits = tessi_below(magnitude, 0x7c00u) ? bits : special;
-    return tessi_float_of(bits | (uint32_t)(half & 0x8000u) << 16);
+    tessi_word_t subnormal = tessi_bits_of(tessi_float_of(wide + (113u << 23)) - 0x1p-14f);
+    tessi_word_t special = wide + (224u << 23);
+    tessi_word_t value = tessi_select(tessi_below(magnitude, 0x0400u), subnormal, normal);
+    value = tessi_select(tessi_below(magnitude, 0x7c00u), value, special);
+    return tessi_float_of(value | (bits & 0x8000u) << 16);
 }
 
-TESSI_MATH uint16_t tessi_to_fp16(float value)
+TESSI_MATH tessi_half_t tessi_to_fp16(tessi_number_t value)
 {
-    uint32_t bits = tessi_bits_of(value);
-    uint32_t magnitude = bits & 0x7fffffffu, sign = (bits >> 16) & 0x8000u;
-    uint32_t odd = (magnitude >> 13) & 1u;
-    uint32_t normal = (magnitude - (112u << 23) + 0x0fffu + odd) >> 13;
+    tessi_word_t bits = tessi_bits_of(value);
+    tessi_word_t magnitude = bits & 0x7fffffffu, sign = (bits >> 16) & 0x8000u;
+    tessi_word_t odd = (magnitude >> 13) & 1u;
+    tessi_word_t normal = (magnitude - (112u << 23) + 0x0fffu + odd) >> 13;
     /* Adding 1/2 lines the units of 2^-24 up with the last bit and rounds in the adder. */
-    uint32_t subnormal = tessi_bits_of(tessi_float_of(magnitude) + 0.5f) - tessi_bits_of(0.5f);
-    uint32_t half = tessi_below(magnitude, 0x38800000u) ? subnormal : normal;
-    half = tessi_below(magnitude, 0x47800000u) ? half : 0x7c00u;
-    half |= sign;
-    half = tessi_is_nan(bits) ? 0x7e00u : half;
-    return (uint16_t)half;
+    tessi_word_t subnormal = tessi_bits_of(tessi_float_of(magnitude) + 0.5f) - 0x3f000000u;
+    tessi_word_t half = tessi_select(tessi_below(magnitude, 0x38800000u), subnormal, normal);
+    half = tessi_select(tessi_below(magnitude, 0x47800000u), half, tessi_words(0x7c00u));
+    half = tessi_select(tessi_is_number(bits), half | sign, tessi_words(0x7e00u));
+    return (tessi_half_t)half;
 }
 #else
 #include <cuda_fp16.h>
@@ -255,8 +305,8 @@ TESSI_MATH float tessi_from_fp16(uint16_t half)
 }
 TESSI_MATH uint16_t tessi_to_fp16(float value)
 {
-    return tessi_is_nan(tessi_bits_of(value)) ? (uint16_t)0x7e00u
-                                              : __half_as_ushort(__float2half_rn(value));
+    return tessi_is_number(tessi_bits_of(value)) ? __half_as_ushort(__float2half_rn(value))
+                                                 : (uint16_t)0x7e00u;
 }
 #endif
 
@@ -264,31 +314,32 @@ TESSI_MATH uint16_t tessi_to_fp16(float value)
  */
 
 typedef struct tessi_split {
-    uint16_t parameter; /* the weight rounded to nearest even, as TESS_ADAM_MASTER writes it */
-    uint16_t remainder; /* the weight's low 16 bits */
-    uint32_t tie;       /* 1: exactly half way, and rounded away from zero */
+    tessi_half_t parameter; /* the weight rounded to nearest even, as TESS_ADAM_MASTER writes it */
+    tessi_half_t remainder; /* the weight's low 16 bits */
+    tessi_word_t tie;       /* 1: exactly half way, and rounded away from zero */
 } tessi_split_t;
 
-TESSI_MATH tessi_split_t tessi_split(float weight)
+TESSI_MATH tessi_split_t tessi_split(tessi_number_t weight)
 {
-    uint32_t bits = tessi_bits_of(weight), low = bits & 0xffffu;
-    int nan = tessi_is_nan(bits);
+    tessi_word_t bits = tessi_bits_of(weight), low = bits & 0xffffu, none = tessi_words(0u);
     tessi_split_t split;
     split.parameter = tessi_to_bf16(weight);
-    split.remainder = (uint16_t)(nan ? 0u : low);
-    split.tie = low == 0x8000u ? (bits >> 16) & 1u : 0u;
+    split.remainder = (tessi_half_t)tessi_select(tessi_is_number(bits), low, none);
+    split.tie = tessi_select(tessi_below(low ^ 0x8000u, 1u), (bits >> 16) & 1u, none);
     return split;
 }
 
 /* Rounding added one to the upper half when the low half was above 0x8000, or there with `tie`. */
-TESSI_MATH float tessi_join(uint16_t parameter, uint16_t remainder, uint32_t tie)
+TESSI_MATH tessi_number_t tessi_join(tessi_half_t parameter, tessi_half_t remainder,
+                                     tessi_word_t tie)
 {
-    uint32_t carried = (remainder + tie + 0x7fffu) >> 16;
-    return tessi_float_of(((uint32_t)parameter << 16 | remainder) - (carried << 16));
+    tessi_word_t carried = ((tessi_word_t)remainder + tie + 0x7fffu) >> 16;
+    return tessi_float_of(((tessi_word_t)parameter << 16 | (tessi_word_t)remainder) -
+                          (carried << 16));
 }
 
 /* Moment 2 is never negative, so its sign bit is free to keep a tie. */
-TESSI_MATH float tessi_with_tie(float moment2, uint32_t tie)
+TESSI_MATH tessi_number_t tessi_with_tie(tessi_number_t moment2, tessi_word_t tie)
 {
     return tessi_float_of((tessi_bits_of(moment2) & 0x7fffffffu) | tie << 31);
 }
@@ -297,23 +348,29 @@ TESSI_MATH float tessi_with_tie(float moment2, uint32_t tie)
  */
 
 typedef struct tessi_random {
-    uint32_t moment1, moment2, weight; /* of each the upper bits count, 16 or 19 of them */
+    tessi_word_t moment1, moment2, weight; /* of each the upper bits count, 16 or 19 of them */
 } tessi_random_t;
 
-/* A hash of the step's key and the element's index in the model: two products of 64 bits, the first
- * folded, as in Wang Yi's wyhash. Elements 2^32 apart draw alike. */
-TESSI_MATH tessi_random_t tessi_random(uint64_t key, int64_t index)
+/* A hash of the step's key and the low 32 bits of the element's index in the model: two products of
+ * 64 bits, the first folded, as in Wang Yi's wyhash. Elements 2^32 apart draw alike. */
+TESSI_MATH tessi_random_t tessi_random_word(uint64_t key, tessi_word_t index)
 {
-    uint64_t first = tessi_product((uint32_t)index + (uint32_t)key, 0x623e4323u);
-    uint32_t folded = (uint32_t)(first >> 32) ^ (uint32_t)first ^ (uint32_t)(key >> 32);
-    uint64_t second = tessi_product(folded, 0xff96a9e9u);
-    uint32_t high = (uint32_t)(second >> 32), low = (uint32_t)second;
+    tessi_product_t first = tessi_product(index + (uint32_t)key, 0x623e4323u);
+    tessi_word_t folded = first.high ^ first.low ^ (uint32_t)(key >> 32);
+    tessi_product_t second = tessi_product(folded, 0xff96a9e9u);
     tessi_random_t random;
-    random.moment1 = high ^ low;
-    random.moment2 = low;
-    random.weight = (high ^ low) << 16;
+    random.moment1 = second.high ^ second.low;
+    random.moment2 = second.low;
+    random.weight = (second.high ^ second.low) << 16;
     return random;
 }
+
+#ifndef TESSI_LANES_HEADER
+TESSI_MATH tessi_random_t tessi_random(uint64_t key, int64_t index)
+{
+    return tessi_random_word(key, (uint32_t)index);
+}
+#endif
 
 /* To nearest, where random bits are asked for. */
 #define TESSI_NEAREST 0x80000000u
@@ -328,6 +385,7 @@ TESSI_MATH tessi_random_t tessi_random(uint64_t key, int64_t index)
  * noise, in every step. They come from the block's largest value: the least that lets it lie below
  * the end. */
 #define TESSI_CODE_FIRST 2.0f
+#define TESSI_CODE_FIRST_BITS 0x40000000u
 /* As bits of a float: what carries a largest value beyond the end into the next power of two, and
  * the powers of two from there to the scale. */
 #define TESSI_CODE1_CARRY 0x0008ffffu
@@ -340,78 +398,84 @@ TESSI_MATH tessi_random_t tessi_random(uint64_t key, int64_t index)
 
 /* Exact inverses of one another; 0 and 0 for a block that is stored as zero. */
 typedef struct tessi_code_scale {
-    float scale, inverse;
+    tessi_number_t scale, inverse;
 } tessi_code_scale_t;
 
-TESSI_MATH tessi_code_scale_t tessi_code_scale(float largest, uint32_t carry, uint32_t octaves)
+TESSI_MATH tessi_code_scale_t tessi_code_scale(tessi_number_t largest, uint32_t carry,
+                                               uint32_t octaves)
 {
-    uint32_t bits = (tessi_bits_of(largest) + carry) & 0x7f800000u;
-    bits =
-        (tessi_below(bits, 0x7f800000u) ? bits : 0x7f000000u) - octaves; /* no infinite moments */
-    int zero = largest < TESSI_CODE_TINY;
+    tessi_word_t bits = (tessi_bits_of(largest) + carry) & 0x7f800000u, none = tessi_words(0u);
+    bits = tessi_select(tessi_below(bits, 0x7f800000u), bits,
+                        tessi_words(0x7f000000u)) - /* no infinite moments */
+           octaves;
+    tessi_mask_t zero = tessi_less(largest, tessi_numbers(TESSI_CODE_TINY));
     tessi_code_scale_t scale;
-    scale.scale = tessi_float_of(zero ? 0u : bits);
-    scale.inverse = tessi_float_of(zero ? 0u : 0x7f000000u - bits);
+    scale.scale = tessi_float_of(tessi_select(zero, none, bits));
+    scale.inverse = tessi_float_of(tessi_select(zero, none, 0x7f000000u - bits));
     return scale;
 }
 
-TESSI_MATH tessi_code_scale_t tessi_code1_scale(float largest)
+TESSI_MATH tessi_code_scale_t tessi_code1_scale(tessi_number_t largest)
 {
     return tessi_code_scale(largest, TESSI_CODE1_CARRY, TESSI_CODE1_OCTAVES);
 }
 
-TESSI_MATH tessi_code_scale_t tessi_code2_scale(float largest)
+TESSI_MATH tessi_code_scale_t tessi_code2_scale(tessi_number_t largest)
 {
     return tessi_code_scale(largest, TESSI_CODE2_CARRY, TESSI_CODE2_OCTAVES);
 }
 
 /* Codes come in the upper byte of a word; what lies below is of no meaning. A number's bits are
  * those of 2, which fall off at the upper end, and the code 19 bits up. */
-TESSI_MATH uint32_t tessi_upper_code(float number, uint32_t random)
+TESSI_MATH tessi_word_t tessi_upper_code(tessi_number_t number, tessi_word_t random)
 {
     return (tessi_bits_of(number) + (random >> 13)) << 5;
 }
 
-TESSI_MATH uint32_t tessi_upper_code1(float moment1, float inverse, uint32_t random)
+TESSI_MATH tessi_word_t tessi_upper_code1(tessi_number_t moment1, tessi_number_t inverse,
+                                          tessi_word_t random)
 {
-    float number = fmaf(fabsf(moment1), inverse, TESSI_CODE_FIRST);
+    tessi_number_t number =
+        tessi_fma(tessi_magnitude(moment1), inverse, tessi_numbers(TESSI_CODE_FIRST));
     return tessi_upper_code(number, random) | (tessi_bits_of(moment1) & 0x80000000u);
 }
 
-TESSI_MATH uint8_t tessi_to_code1(float moment1, float inverse, uint32_t random)
+TESSI_MATH tessi_code_t tessi_to_code1(tessi_number_t moment1, tessi_number_t inverse,
+                                       tessi_word_t random)
 {
-    return (uint8_t)(tessi_upper_code1(moment1, inverse, random) >> 24);
+    return (tessi_code_t)(tessi_upper_code1(moment1, inverse, random) >> 24);
 }
 
 /* Never zero, unless the whole block is: a weight whose moment 2 vanishes while its moment 1 does
  * not would leap. So no moment 2 counts for less than 2^-19 of its block's largest. */
-TESSI_MATH uint32_t tessi_upper_code2(float moment2, float inverse, uint32_t random)
+TESSI_MATH tessi_word_t tessi_upper_code2(tessi_number_t moment2, tessi_number_t inverse,
+                                          tessi_word_t random)
 {
-    uint32_t code = tessi_upper_code(fmaf(moment2, inverse, TESSI_CODE_FIRST), random);
-    return code > 0x01000000u ? code : 0x01000000u;
+    tessi_number_t number = tessi_fma(moment2, inverse, tessi_numbers(TESSI_CODE_FIRST));
+    return tessi_larger(tessi_upper_code(number, random), tessi_words(0x01000000u));
 }
 
-TESSI_MATH uint8_t tessi_to_code2(float moment2, float inverse, uint32_t random)
+TESSI_MATH tessi_code_t tessi_to_code2(tessi_number_t moment2, tessi_number_t inverse,
+                                       tessi_word_t random)
 {
-    return (uint8_t)(tessi_upper_code2(moment2, inverse, random) >> 24);
+    return (tessi_code_t)(tessi_upper_code2(moment2, inverse, random) >> 24);
 }
 
 /* (number - 2) * scale, exactly. */
-TESSI_MATH float tessi_code_value(uint32_t number, float scale)
+TESSI_MATH tessi_number_t tessi_code_value(tessi_word_t number, tessi_number_t scale)
 {
-    return fmaf(tessi_float_of(number), scale, -(TESSI_CODE_FIRST * scale));
+    return tessi_fma(tessi_float_of(number), scale, -(scale * TESSI_CODE_FIRST));
 }
 
-TESSI_MATH float tessi_from_code1(uint8_t code, float scale)
+TESSI_MATH tessi_number_t tessi_from_code1(tessi_code_t code, tessi_number_t scale)
 {
-    uint32_t number = (uint32_t)(code & 0x7fu) << 19 | tessi_bits_of(TESSI_CODE_FIRST);
-    uint32_t bits = tessi_bits_of(tessi_code_value(number, scale));
-    return tessi_float_of(bits | (uint32_t)(code & 0x80u) << 24);
+    tessi_word_t bits = code, number = (bits & 0x7fu) << 19 | TESSI_CODE_FIRST_BITS;
+    return tessi_float_of(tessi_bits_of(tessi_code_value(number, scale)) | (bits & 0x80u) << 24);
 }
 
-TESSI_MATH float tessi_from_code2(uint8_t code, float scale)
+TESSI_MATH tessi_number_t tessi_from_code2(tessi_code_t code, tessi_number_t scale)
 {
-    uint32_t number = (uint32_t)code << 19 | tessi_bits_of(TESSI_CODE_FIRST);
+    tessi_word_t number = (tessi_word_t)code << 19 | TESSI_CODE_FIRST_BITS;
     return tessi_code_value(number, scale);
 }
 

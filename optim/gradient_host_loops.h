@@ -7,33 +7,31 @@
 #ifndef TESSERA_OPTIM_GRADIENT_HOST_LOOPS_H
 #define TESSERA_OPTIM_GRADIENT_HOST_LOOPS_H
 
-#include "adam_host.h"
+#include "adam_host_loops.h"
 
 #define ACCUMULATORS 16
 
-static inline __attribute__((always_inline)) double gradient_at(tess_dtype_t dtype,
-                                                                const void *values, int64_t i)
+INLINE void add_squares_of(tess_dtype_t dtype, const void *values, double sums[ACCUMULATORS])
 {
-    if (dtype == TESS_DTYPE_FP32) return (double)((const float *)values)[i];
-    uint16_t bits = ((const uint16_t *)values)[i];
-    return (double)(dtype == TESS_DTYPE_BF16 ? tessi_from_bf16(bits) : tessi_from_fp16(bits));
+    float floats[ACCUMULATORS];
+    for (int a = 0; a < ACCUMULATORS; a += TESSI_LANES)
+        tessi_store(floats + a, read_floats(dtype, values, a));
+    for (int a = 0; a < ACCUMULATORS; a++) sums[a] += (double)floats[a] * (double)floats[a];
 }
 
 /* dtype is a constant at every call. */
-static inline __attribute__((always_inline)) double add_squares(tess_dtype_t dtype,
-                                                                const void *values, int64_t count)
+INLINE double add_squares(tess_dtype_t dtype, const void *values, int64_t count)
 {
+    const size_t bytes = dtype == TESS_DTYPE_FP32 ? 4 : 2;
     double sums[ACCUMULATORS] = {0.0};
-    int64_t whole = count - count % ACCUMULATORS;
-    for (int64_t i = 0; i < whole; i += ACCUMULATORS) {
-        for (int a = 0; a < ACCUMULATORS; a++) {
-            double value = gradient_at(dtype, values, i + a);
-            sums[a] += value * value;
-        }
-    }
-    for (int64_t i = whole; i < count; i++) {
-        double value = gradient_at(dtype, values, i);
-        sums[i - whole] += value * value;
+    int64_t rest = count % ACCUMULATORS, whole = count - rest;
+    const char *at = values;
+    for (int64_t i = 0; i < whole; i += ACCUMULATORS, at += ACCUMULATORS * bytes)
+        add_squares_of(dtype, at, sums);
+    if (rest) {
+        char room[ACCUMULATORS * sizeof(float)] __attribute__((aligned(64))) = {0};
+        memcpy(room, at, (size_t)rest * bytes);
+        add_squares_of(dtype, room, sums);
     }
     double sum = 0.0;
     for (int a = 0; a < ACCUMULATORS; a++) sum += sums[a];

@@ -107,6 +107,25 @@ static void figures(void **state)
     rig_folder_remove();
 }
 
+/* Fewer tiles than slots, and so few that raw copies cannot read some and write others. */
+static void few_tiles(void **state)
+{
+    (void)state;
+    for (int tiles = 1; tiles <= 4; tiles++) {
+        char line[256];
+        snprintf(line, sizeof line,
+                 "bench_offload" QUICK "--tiles %d -b 64K -e 64K --tile 64K --gemms 1 --params %d "
+                 "--json -",
+                 tiles, 16384 * tiles - 1);
+        rig_run_t run = rig_expect(0, line);
+        json_t *document = rig_json(run.out), *rows = rig_at(document, "results");
+        assert_int_equal((int)json_array_size(rows), 6);
+        for (size_t r = 0; r < 6; r++) check_row(json_array_get(rows, r), 1);
+        json_decref(document);
+        rig_free(&run);
+    }
+}
+
 /* A schedule is as long as --tiles says, or a few large tiles in turn. */
 static void schedules(void **state)
 {
@@ -376,11 +395,17 @@ static void plot(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(figures),    cmocka_unit_test(schedules),
-        cmocka_unit_test(table),      cmocka_unit_test(ranks),
-        cmocka_unit_test(engines),    cmocka_unit_test(existing_file),
-        cmocka_unit_test(wrong_data), cmocka_unit_test(wrong_command_lines),
-        cmocka_unit_test(help),       cmocka_unit_test(injected_faults),
+        cmocka_unit_test(figures),
+        cmocka_unit_test(few_tiles),
+        cmocka_unit_test(schedules),
+        cmocka_unit_test(table),
+        cmocka_unit_test(ranks),
+        cmocka_unit_test(engines),
+        cmocka_unit_test(existing_file),
+        cmocka_unit_test(wrong_data),
+        cmocka_unit_test(wrong_command_lines),
+        cmocka_unit_test(help),
+        cmocka_unit_test(injected_faults),
         cmocka_unit_test(plot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

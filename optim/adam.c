@@ -273,6 +273,7 @@ tess_status_t tess_adam_step(tess_adam_t *adam, tess_stream_t *stream,
                       -1);
     int64_t tile = adam->ops->tile_elements;
     tessi_adam_work_t work = {.tile_count = range->count / tile + (range->count % tile != 0),
+                              .element_count = range->count,
                               .range = *range};
     return adam->ops->adam_step(adam, stream, state, &work);
 }
@@ -290,8 +291,10 @@ tess_status_t tess_adam_step_list(tess_adam_t *adam, tess_stream_t *stream,
     tess_status_t status = check_step(adam, stream, state, function);
     if (status) return status;
     TESSI_TRACE_SCOPE(TESS_TRACE_OPTIM, "adam_list", list->bytes, list->range_count);
-    tessi_adam_work_t work = {
-        .ranges = list->ranges, .tiles = list->tiles, .tile_count = list->tile_count};
+    tessi_adam_work_t work = {.ranges = list->ranges,
+                              .tiles = list->tiles,
+                              .tile_count = list->tile_count,
+                              .element_count = list->element_count};
     return adam->ops->adam_step(adam, stream, state, &work);
 }
 

@@ -75,7 +75,10 @@ static __device__ uint32_t store_weight(const tess_adam_config_t &config,
         return split.tie;
     }
     if (config.parameter == TESS_DTYPE_BF16)
-        ((uint16_t *)range.parameter)[i] = tessi_to_bf16(weight);
+        ((uint16_t *)range.parameter)[i] =
+            config.weights == TESS_ADAM_MASTER
+                ? tessi_to_bf16(weight)
+                : tessi_to_bf16_random(weight, tessi_nearest_bf16(weight));
     else if (config.parameter == TESS_DTYPE_FP16)
         ((uint16_t *)range.parameter)[i] = tessi_to_fp16(weight);
     if (config.weights == TESS_ADAM_MASTER) ((float *)range.master)[i] = weight;
@@ -90,8 +93,9 @@ static __device__ void store_moments(const tess_adam_config_t &config,
         ((float *)range.moment1)[i] = m;
         ((float *)range.moment2)[i] = tessi_with_tie(v, tie);
     } else {
-        ((uint16_t *)range.moment1)[i] = tessi_to_bf16(m);
-        ((uint16_t *)range.moment2)[i] = (uint16_t)(tessi_to_bf16(v) | tie << 15);
+        uint32_t upper = tessi_upper_random(v, tessi_nearest_bf16(v));
+        ((uint16_t *)range.moment1)[i] = tessi_to_bf16_random(m, tessi_nearest_bf16(m));
+        ((uint16_t *)range.moment2)[i] = (uint16_t)(upper >> 16 | tie << 15);
     }
 }
 

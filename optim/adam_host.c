@@ -74,6 +74,10 @@ static void step_tile(void *argument, int64_t index)
     run->loops->step(&slice, &pass);
 }
 
+/* Of an element with fp32 moments: a pass over more of them than the cache holds leaves nothing in
+ * it that a later one could use. */
+#define STATE_BYTES 14
+
 /* 32 MiB where the C library does not know. */
 static int64_t cache_bytes(void)
 {
@@ -85,12 +89,11 @@ void tessi_adam_host_step(const tess_adam_t *adam, const tess_step_state_t *stat
                           const tessi_adam_work_t *work)
 {
     if (state->skip || work->tile_count == 0) return;
-    int64_t elements_max = work->tile_count * TESSI_HOST_TILE;
     step_run_t run = {.adam = adam,
                       .state = state,
                       .work = work,
                       .loops = tessi_adam_host_twin()->loops,
-                      .past_cache = elements_max * (int64_t)sizeof(float) > cache_bytes()};
+                      .past_cache = work->element_count > cache_bytes() / STATE_BYTES};
     tessi_team_run(adam->config.threads, work->tile_count, step_tile, &run);
 }
 

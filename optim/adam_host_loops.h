@@ -172,6 +172,7 @@ INLINE void write_block(layout_t layout, const span_t *span, int64_t i, const ui
         lanes_t lanes = {tessi_load(block->weight + n), tessi_load(block->moment1 + n),
                          tessi_load(block->moment2 + n)};
         if (key) random = tessi_random_word(*key, indices + (uint32_t)(i + n));
+        else random.weight = tessi_nearest_bf16(lanes.weight);
         write_weights(layout, span, i + n, random, &lanes);
         write_copy(layout, span, i + n, lanes.weight);
         tessi_store_upper_codes((uint8_t *)span->at[MOMENT1] + i + n,
@@ -185,6 +186,7 @@ INLINE void write_block(layout_t layout, const span_t *span, int64_t i, const ui
 
 INLINE void prefetch(const void *array, int64_t i, int64_t element_bytes)
 {
+    if (TESSI_LANES == 1) return; /* the compiler's own vectors would not come about */
     __builtin_prefetch((const char *)array + (i + AHEAD) * element_bytes, 1, 2);
 }
 
@@ -351,13 +353,15 @@ static void import_span(const tess_adam_config_t *config, const span_t *span,
 {
     (void)pass;
     const layout_t layout = layout_of(config);
-    const tessi_random_t nearest = {tessi_words(TESSI_NEAREST), tessi_words(TESSI_NEAREST),
-                                    tessi_words(TESSI_NEAREST)};
     const int64_t unit = unit_of(config);
     const int64_t end = (span->count + unit - 1) / unit * unit;
     block_t block;
     for (int64_t i = 0; i < end; i += TESSI_LANES) {
         lanes_t lanes = import_lanes(config, span, i);
+        lanes.moment2 = tessi_smallest(lanes.moment2, tessi_numbers(TESSI_MOMENT2_MAX));
+        const tessi_random_t nearest = {tessi_nearest_bf16(lanes.moment1),
+                                        tessi_nearest_bf16(lanes.moment2),
+                                        tessi_nearest_bf16(lanes.weight)};
         int n = (int)(i % TESS_ADAM_BLOCK);
         if (layout.moments != TESS_ADAM_MOMENTS_8BIT) {
             write_weights(layout, span, i, nearest, &lanes);

@@ -264,7 +264,13 @@ TESSI_MATH tessi_half_t tessi_to_bf16_random(tessi_number_t value, tessi_word_t 
     return (tessi_half_t)(tessi_upper_bf16_random(value, random) >> 16);
 }
 
-/* The same where |value| is known to be below TESSI_BF16_MAX, as of moment 2. */
+/* The random word with which that rounds to nearest, ties to even. */
+TESSI_MATH tessi_word_t tessi_nearest_bf16(tessi_number_t value)
+{
+    return (((tessi_bits_of(value) >> 16) & 1u) + 0x7fffu) << 16;
+}
+
+/* tessi_upper_bf16_random where |value| is known to be below TESSI_BF16_MAX, as of moment 2. */
 TESSI_MATH tessi_word_t tessi_upper_random(tessi_number_t value, tessi_word_t random)
 {
     return tessi_bits_of(value) + (random >> 16);

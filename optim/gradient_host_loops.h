@@ -13,9 +13,10 @@
 
 INLINE void add_squares_of(tess_dtype_t dtype, const void *values, double sums[ACCUMULATORS])
 {
-    float floats[ACCUMULATORS];
-    for (int a = 0; a < ACCUMULATORS; a += TESSI_LANES)
-        tessi_store(floats + a, read_floats(dtype, values, a));
+    float room[ACCUMULATORS];
+    const float *floats = dtype == TESS_DTYPE_FP32 ? (const float *)values : room;
+    for (int a = 0; floats == room && a < ACCUMULATORS; a += TESSI_LANES)
+        tessi_store(room + a, read_floats(dtype, values, a));
     for (int a = 0; a < ACCUMULATORS; a++) sums[a] += (double)floats[a] * (double)floats[a];
 }
 

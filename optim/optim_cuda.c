@@ -73,11 +73,10 @@ static tess_status_t cuda_adam_step(tess_adam_t *adam, tess_stream_t *stream,
                                     const tess_step_state_t *state, const tessi_adam_work_t *work)
 {
     if (work->tile_count == 0) return TESS_OK;
-    /* The narrowest tile has 1024 elements, and a grid has at most 2^31 - 1 blocks. */
-    int64_t elements = work->ranges ? work->tile_count * TESSI_ADAM_CUDA_TILE : work->range.count;
-    if (elements > (int64_t)1024 * INT32_MAX)
+    /* A block has 1024 elements of a range at least, or half a tile, and a grid 2^31 - 1 blocks. */
+    if (work->element_count > (int64_t)1024 * INT32_MAX || work->tile_count > INT32_MAX / 2)
         return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "%lld elements do not fit in one launch",
-                          (long long)elements);
+                          (long long)work->element_count);
     TESSI_ON_DEVICE(tessi_device_index(adam->device));
     tessi_adam_launch_t launch = {adam->constants, state, *work};
     void *native = tess_stream_native(stream);

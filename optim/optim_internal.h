@@ -76,7 +76,8 @@ struct tess_adam_list {
 typedef struct tessi_adam_work {
     const tess_adam_range_t *ranges;
     const tessi_adam_tile_t *tiles;
-    int64_t tile_count; /* 0: nothing to do */
+    int64_t tile_count;    /* 0: nothing to do */
+    int64_t element_count; /* of all ranges */
     tess_adam_range_t range;
 } tessi_adam_work_t;
 

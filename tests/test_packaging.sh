@@ -34,7 +34,7 @@ version=$(sed -n 's/^#define TESS_VERSION "\(.*\)"/\1/p' "$prefix/include/tesser
 expected="tessera $version, self, host"
 check() { # PROGRAM
     local output
-    output=$("$1")
+    output=$("$1" "$work/outside.tiles")
     [ "$output" = "$expected" ] || fail "$1 printed '$output', expected '$expected'"
     echo "$(basename "$1"): $output"
 }
@@ -56,10 +56,10 @@ fi
 
 if command -v pkg-config >/dev/null; then
     export PKG_CONFIG_PATH=$libdir/pkgconfig
-    read -ra flags < <(pkg-config --cflags --libs tessera-comm tessera-optim)
+    read -ra flags < <(pkg-config --cflags --libs tessera-comm tessera-offload tessera-optim)
     "$cc" "$source/main.c" -o "$work/pc_shared" "${flags[@]}" "-Wl,-rpath,$libdir"
     check "$work/pc_shared"
-    read -ra flags < <(pkg-config --cflags --libs --static tessera-comm tessera-optim |
+    read -ra flags < <(pkg-config --cflags --libs --static tessera-comm tessera-offload tessera-optim |
         sed 's/-ltessera_\([a-z]*\)/-l:libtessera_\1.a/g')
     "$cc" "$source/main.c" -o "$work/pc_static" "${flags[@]}"
     check "$work/pc_static"

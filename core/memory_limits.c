@@ -44,7 +44,7 @@ int64_t tessi_memory_absent(const void *pointer, int64_t bytes)
         int64_t count = page_count - first < PAGES_AT_ONCE ? page_count - first : PAGES_AT_ONCE;
         char *start = (char *)pointer + first * page_bytes;
         /* What is no memory at all needs no room; whoever uses it will be told. */
-        if (mincore(start, (size_t)(count * page_bytes), present) != 0) continue;
+        if (mincore(start, (size_t)(count * page_bytes), present) != 0) break;
         for (int64_t i = 0; i < count; i++) absent_pages += !(present[i] & 1);
     }
     return absent_pages * page_bytes;

@@ -165,7 +165,6 @@ static uint16_t *train(options_t options)
     CHECK(tess_stream_copy(run.stream, parameters, run.parameter, options.params * 2));
     CHECK(tess_stream_synchronize(run.stream, -1));
     CHECK(tess_prefetch_synchronize(run.prefetch, -1));
-
     tess_prefetch_destroy(run.prefetch);
     for (int a = 0; a < ARRAYS; a++) {
         tess_store_close(run.stores[a]);
@@ -188,8 +187,7 @@ int main(int argc, char **argv)
                          argc > 3 ? (int64_t)atof(argv[3]) : 100000};
     if (options.params < 1 || options.tile < 1) return fprintf(stderr, "counts begin at 1\n"), 2;
     uint16_t *streamed = train(options);
-    options_t whole = {options.device, NULL, options.params, options.params};
-    uint16_t *expected = train(whole);
+    uint16_t *expected = train((options_t){options.device, NULL, options.params, options.params});
     int same = memcmp(streamed, expected, (size_t)options.params * sizeof *streamed) == 0;
     printf("%lld parameters, %d steps in tiles of %lld on %s, state in %s: %s\n",
            (long long)options.params, STEPS, (long long)options.tile, options.device,

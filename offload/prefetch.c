@@ -250,15 +250,28 @@ tess_status_t tess_prefetch_synchronize(tess_prefetch_t *prefetch, int timeout_m
         return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "tess_prefetch_synchronize: prefetch is NULL");
     TESSI_TRACE_SCOPE(TESS_TRACE_OFFLOAD, "prefetch_synchronize", -1, -1);
     int64_t deadline_ns = tessi_deadline_ns(tessi_timeout_or_default(timeout_ms));
-    tess_status_t status = tessi_prefetch_check(prefetch);
-    if (status >= 0) status = drain(prefetch, deadline_ns);
-    if (status == TESS_OK && prefetch->lanes[TESSI_LANE_STORE].array_count > 0) {
-        status = tessi_staging_finish(prefetch, deadline_ns);
-        if (status != TESS_ERR_TIMEOUT) (void)tessi_prefetch_remember(prefetch, status);
+    /* Also after a failure: what still runs must not write into arrays that the caller looks at. */
+    tess_status_t status = drain(prefetch, deadline_ns);
+    if (status == TESS_ERR_TIMEOUT) return status;
+    if (prefetch->lanes[TESSI_LANE_STORE].array_count > 0) {
+        tess_status_t finished = tessi_staging_finish(prefetch, deadline_ns);
+        if (finished == TESS_ERR_TIMEOUT) return finished;
+        (void)tessi_prefetch_remember(prefetch, finished);
+        if (status == TESS_OK) status = finished;
     }
-    if (status < 0 && prefetch->failure < 0)
-        return tessi_fail(prefetch->failure, "%s", prefetch->failure_detail);
+    if (prefetch->failure < 0) return tessi_fail(prefetch->failure, "%s", prefetch->failure_detail);
     return status;
+}
+
+/* Released slots may still be read by the caller's streams; nothing else waits for those. */
+static tess_status_t wait_released(tess_prefetch_t *prefetch, int64_t deadline_ns)
+{
+    for (int s = 0; prefetch->slots && s < prefetch->slot_count; s++) {
+        tess_event_t *released = prefetch->slots[s].released;
+        if (released && tess_event_synchronize(released, left_ms(deadline_ns)) == TESS_ERR_TIMEOUT)
+            return TESS_ERR_TIMEOUT;
+    }
+    return TESS_OK;
 }
 
 static void destroy_lane(tess_prefetch_t *prefetch, int kind)
@@ -276,8 +289,9 @@ void tess_prefetch_destroy(tess_prefetch_t *prefetch)
     if (!prefetch) return;
     TESSI_TRACE_SCOPE(TESS_TRACE_OFFLOAD, "prefetch_destroy", -1, -1);
     int was_told = prefetch->failure < 0;
-    tess_status_t status = drain(prefetch, tessi_deadline_ns(tessi_timeout_or_default(-1)));
-    if (status == TESS_ERR_TIMEOUT) {
+    int64_t deadline_ns = tessi_deadline_ns(tessi_timeout_or_default(-1));
+    tess_status_t status = drain(prefetch, deadline_ns);
+    if (status == TESS_ERR_TIMEOUT || wait_released(prefetch, deadline_ns) < 0) {
         tessi_log(TESSI_LOG_ERROR,
                   "a prefetcher was destroyed while its copies still ran (%s); it and its memory "
                   "are left behind",

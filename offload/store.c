@@ -44,6 +44,10 @@ static tess_status_t check_config(const char *path, const tess_store_config_t *c
         return tessi_fail(invalid,
                           "tess_store_open: buffers_bytes is %" PRId64 ", and buffers is %s",
                           config->buffers_bytes, config->buffers ? "given" : "NULL");
+    const char *name = config->engine ? config->engine : "auto";
+    if (strcmp(name, "auto") != 0 && strcmp(name, "io_uring") != 0 && strcmp(name, "threads") != 0)
+        return tessi_fail(invalid,
+                          "there is no engine \"%s\"; there are auto, io_uring and threads", name);
     if (config->timeout_ms < 0)
         return tessi_fail(invalid, "tess_store_open: timeout_ms is %d, negative",
                           config->timeout_ms);
@@ -94,9 +98,6 @@ static void describe(tess_store_t *store, const char *reason)
 static tess_status_t open_engine(tess_store_t *store, const char *name)
 {
     int is_auto = !name || strcmp(name, "auto") == 0;
-    if (!is_auto && strcmp(name, "io_uring") != 0 && strcmp(name, "threads") != 0)
-        return tessi_fail(TESS_ERR_INVALID_ARGUMENT,
-                          "there is no engine \"%s\"; there are auto, io_uring and threads", name);
     char reason[64] = "";
     store->engine = &tessi_store_uring;
     tess_status_t status = TESS_ERR_UNSUPPORTED;

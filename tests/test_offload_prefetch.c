@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/internal.h"
 #include "offload_prefetch_rig.h"
@@ -355,6 +356,47 @@ static void destroy_waits_for_write_backs(void **state)
     rig_close(&rig);
 }
 
+typedef struct late_reader {
+    const unsigned char *data;
+    int64_t bytes;
+    int done;
+} late_reader_t;
+
+static tess_status_t read_late(void *argument)
+{
+    late_reader_t *reader = argument;
+    struct timespec pause = {0, 50 * 1000 * 1000};
+    nanosleep(&pause, NULL);
+    int sum = 0;
+    for (int64_t i = 0; i < reader->bytes; i++) sum += reader->data[i];
+    reader->done = sum >= 0;
+    return TESS_OK;
+}
+
+/* A tile that is only read has no way home that destroy could wait for. The memory that it reads is
+ * watched by the address sanitizer. */
+static void destroy_waits_for_readers(void **state)
+{
+    (void)state;
+    rig_t rig;
+    tess_prefetch_tile_t tile;
+    rig_open(&rig, 1);
+    rig.tile_count = 1;
+    rig_array(&rig, 0, 4096, 4096, TESS_PREFETCH_READ);
+    rig_create(&rig, 1);
+    if (tess_device_kind(rig.device) == TESS_DEVICE_HOST) {
+        TEST_OK(tess_prefetch_schedule(rig.prefetch, 0, 1, 1));
+        TEST_OK(tess_prefetch_acquire(rig.prefetch, rig.streams[0], &tile));
+        late_reader_t reader = {tile.data[0], tile.bytes[0], 0};
+        TEST_OK(tess_stream_call(rig.streams[0], read_late, &reader));
+        TEST_OK(tess_prefetch_release(rig.prefetch, rig.streams[0], &tile));
+        tess_prefetch_destroy(rig.prefetch);
+        rig.prefetch = NULL;
+        assert_int_equal(reader.done, 1);
+    }
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -371,6 +413,7 @@ int main(void)
         cmocka_unit_test(configs_are_checked),
         cmocka_unit_test(the_host_may_run_ahead),
         cmocka_unit_test(destroy_waits_for_write_backs),
+        cmocka_unit_test(destroy_waits_for_readers),
     };
     test_need_ranks(1);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,7 +59,8 @@ typedef struct tess_prefetch_config {
     int64_t slot_bytes; /* most device memory that all slots may take; 0: no bound. Where slot_count
                            does not fit, TESS_ERR_INVALID_ARGUMENT; with slot_count 0, fewer */
     void *staging; /* pinned memory between stores and slots, such as the stores know as `buffers`:
-                      tess_prefetch_staging_bytes of it. NULL: taken by tess_prefetch_create */
+                      tess_prefetch_staging_bytes of it, kept until those stores are closed. NULL:
+                      taken by tess_prefetch_create */
     int64_t staging_bytes;
 } tess_prefetch_config_t;
 

@@ -42,7 +42,8 @@ typedef struct tess_store_config {
                             system can */
     int depth;           /* operations in flight, 1 to 1024; 0: 32. More are queued */
     int64_t block_bytes; /* of one transfer, a tile being several; 0: 1 MiB */
-    void *buffers;       /* memory that reads and writes will use, to be registered once; or NULL */
+    void *buffers;       /* memory that reads and writes will use, to be registered once; or NULL.
+                            It stays mapped, the same memory, until tess_store_close */
     int64_t buffers_bytes;
     int timeout_ms; /* of a wait; 0: TESS_TIMEOUT_MS */
 } tess_store_config_t;

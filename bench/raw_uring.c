@@ -43,7 +43,7 @@ static void prepare(loop_t *loop, int index)
     else if (loop->has_memory) io_uring_prep_read_fixed(entry, fd, slot->memory, bytes, offset, 0);
     else io_uring_prep_read(entry, fd, slot->memory, bytes, offset);
     if (loop->has_file) io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE);
-    io_uring_sqe_set_data(entry, (void *)(uintptr_t)index);
+    io_uring_sqe_set_data64(entry, (uint64_t)index);
     loop->in_flight++;
 }
 
@@ -63,7 +63,7 @@ static int take_block(loop_t *loop, int index)
 
 static void take_in(loop_t *loop, const struct io_uring_cqe *completion)
 {
-    int index = (int)(uintptr_t)io_uring_cqe_get_data(completion);
+    int index = (int)io_uring_cqe_get_data64(completion);
     slot_t *slot = &loop->slots[index];
     int result = completion->res;
     loop->in_flight--;

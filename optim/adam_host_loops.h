@@ -214,11 +214,11 @@ INLINE void step_vectors(layout_t layout, const span_t *shared, const tessi_adam
     const tessi_word_t indices = tessi_lane_indices() + span.first_index;
     /* What goes past the cache goes in whole lines. */
     const int copied = layout.weights == TESS_ADAM_MASTER && layout.parameter != TESS_DTYPE_FP32;
-    const int vectors = copied ? TESSI_LINE_VECTORS : 1;
+    const int64_t vectors = 1 + copied * (TESSI_LINE_VECTORS - 1);
 #pragma GCC ivdep
     for (int64_t i = 0; i < span.count; i += vectors * TESSI_LANES) {
         tessi_number_t weights[TESSI_LINE_VECTORS];
-        for (int n = 0; n < vectors; n++) {
+        for (int64_t n = 0; n < vectors; n++) {
             int64_t at = i + n * TESSI_LANES;
             tessi_random_t random = tessi_random_word(key, indices + (uint32_t)at);
             lanes_t lanes = update_lanes(layout, &span, at, &scalars);
@@ -226,7 +226,7 @@ INLINE void step_vectors(layout_t layout, const span_t *shared, const tessi_adam
             write_moments(layout, &span, at, random, lanes);
             weights[n] = lanes.weight;
         }
-        for (int n = 0; n < vectors; n++)
+        for (int64_t n = 0; n < vectors; n++)
             write_copy(layout, &span, i + n * TESSI_LANES, weights[n]);
     }
 }

@@ -185,7 +185,7 @@ static tess_status_t draw(const offload_bench_t *bench)
     for (int r = 0; r < bench->row_count; r++) {
         const offload_row_t *row = &bench->rows[r];
         if (row->what != BENCH_OFFLOAD_COPY) continue;
-        int way = rows % PLOT_WAYS, point = rows / PLOT_WAYS;
+        int64_t way = rows % PLOT_WAYS, point = rows / PLOT_WAYS;
         sizes[point] = (double)row->tile_bytes;
         gbps[2 * way][point] = offload_gbps(row, row->raw_s);
         gbps[2 * way + 1][point] = offload_gbps(row, row->s);

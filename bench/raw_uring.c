@@ -43,7 +43,7 @@ static void prepare(loop_t *loop, int index)
     else if (loop->has_memory) io_uring_prep_read_fixed(entry, fd, slot->memory, bytes, offset, 0);
     else io_uring_prep_read(entry, fd, slot->memory, bytes, offset);
     if (loop->has_file) io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE);
-    io_uring_sqe_set_data64(entry, (uint64_t)index);
+    io_uring_sqe_set_data64(entry, (unsigned)index);
     loop->in_flight++;
 }
 

@@ -80,9 +80,7 @@ static tess_status_t write_json(adam_bench_t *bench)
         json_array_append_new(rows, row_json(&bench->rows[r]));
     json_object_set_new(document, "config", config_json(bench));
     json_object_set_new(document, "results", rows);
-    json_object_set_new(document, "out_of_bounds",
-                        json_pack("{s:I, s:b}", "count", (json_int_t)session->wrong_elements,
-                                  "okay", session->wrong_elements == 0));
+    bench_json_add_wrong(document, session);
     return bench_json_write(document, session->options->json);
 }
 
@@ -92,8 +90,9 @@ static void print_number(FILE *file, double number)
     else fputs(",", file);
 }
 
-static void print_csv(const adam_bench_t *bench, FILE *file)
+static void print_csv(const void *context, FILE *file)
 {
+    const adam_bench_t *bench = context;
     fputs("layout,gradient,parameter,params,threads,bytes_per_param,time_us,gbps,copy_gbps,"
           "share_of_copy,step_us,groups,groups_us,one_parameter_us,memcpy_or_device_copy_gbps,"
           "streaming_copy_gbps,plain_us,wrong\n",
@@ -120,26 +119,12 @@ static void print_csv(const adam_bench_t *bench, FILE *file)
     }
 }
 
-static tess_status_t write_csv(const adam_bench_t *bench)
-{
-    char *text = NULL;
-    size_t length = 0;
-    FILE *memory = open_memstream(&text, &length);
-    if (!memory) return tessi_fail(TESS_ERR_OUT_OF_MEMORY, "there is no memory for the CSV file");
-    print_csv(bench, memory);
-    tess_status_t status =
-        fclose(memory) == 0
-            ? bench_file_write(bench->session->options->csv, text)
-            : tessi_fail(TESS_ERR_OUT_OF_MEMORY, "there is no memory for the CSV file");
-    free(text);
-    return status;
-}
-
 tess_status_t adam_write(adam_bench_t *bench)
 {
     const bench_options_t *options = bench->session->options;
     tess_status_t status = TESS_OK;
     if (options->json) status = write_json(bench);
-    if (options->csv && status >= 0) status = write_csv(bench);
+    if (options->csv && status >= 0)
+        status = bench_csv_write(bench->session->options->csv, print_csv, bench);
     return status;
 }

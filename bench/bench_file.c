@@ -141,3 +141,17 @@ tess_status_t bench_file_write(const char *name, const char *text)
     }
     return bench_file_publish(&names);
 }
+
+tess_status_t bench_csv_write(const char *name, bench_print_t print, const void *context)
+{
+    static const char *const refusal = "there is no memory for the CSV file";
+    char *text = NULL;
+    size_t length = 0;
+    FILE *memory = open_memstream(&text, &length);
+    if (!memory) return tessi_fail(TESS_ERR_OUT_OF_MEMORY, "%s", refusal);
+    print(context, memory);
+    tess_status_t status = fclose(memory) == 0 ? bench_file_write(name, text)
+                                               : tessi_fail(TESS_ERR_OUT_OF_MEMORY, "%s", refusal);
+    free(text);
+    return status;
+}

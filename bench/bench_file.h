@@ -16,6 +16,10 @@ tess_status_t bench_files_check(bench_session_t *session);
  * /dev/null or a pipe, is written as it stands. */
 tess_status_t bench_file_write(const char *name, const char *text);
 
+/* The same with what print(context, file) prints. */
+typedef void (*bench_print_t)(const void *context, FILE *file);
+tess_status_t bench_csv_write(const char *name, bench_print_t print, const void *context);
+
 /* The regular file behind `name`, links followed, and the name that is written first beside it.
  * TESS_ERR_INVALID_ARGUMENT where something else has that name. */
 typedef struct bench_file_names {

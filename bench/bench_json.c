@@ -88,6 +88,13 @@ json_t *bench_json_document(bench_session_t *session)
                      transports_json(session));
 }
 
+void bench_json_add_wrong(json_t *document, const bench_session_t *session)
+{
+    json_object_set_new(document, "out_of_bounds",
+                        json_pack("{s:I, s:b}", "count", (json_int_t)session->wrong_elements,
+                                  "okay", session->wrong_elements == 0));
+}
+
 tess_status_t bench_json_write(json_t *document, const char *name)
 {
     char now[32];

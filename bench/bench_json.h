@@ -10,6 +10,9 @@
 /* A new object, or NULL where memory ran out. */
 json_t *bench_json_document(bench_session_t *session);
 
+/* Adds how many elements were wrong, over all results. */
+void bench_json_add_wrong(json_t *document, const bench_session_t *session);
+
 /* Adds the end time and writes the document to `name`; takes the reference. */
 tess_status_t bench_json_write(json_t *document, const char *name);
 

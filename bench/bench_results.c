@@ -78,15 +78,14 @@ static tess_status_t write_json(bench_sweep_t *sweep)
     if (sweep->copy_large.bytes > 0)
         json_object_set_new(document, "memcpy_beyond_cache", copy_json(&sweep->copy_large));
     json_object_set_new(document, "results", rows);
-    json_object_set_new(document, "out_of_bounds",
-                        json_pack("{s:I, s:b}", "count", (json_int_t)session->wrong_elements,
-                                  "okay", session->wrong_elements == 0));
+    bench_json_add_wrong(document, sweep->session);
     json_object_set_new(document, "average_bus_bandwidth", json_real(sweep->average_busbw));
     return bench_json_write(document, session->options->json);
 }
 
-static void print_csv(FILE *file, const bench_sweep_t *sweep)
+static void print_csv(const void *context, FILE *file)
 {
+    const bench_sweep_t *sweep = context;
     fputs("size,count,type,redop,root,transport,memory,place,time_us,algbw_gbps,busbw_gbps,wrong,"
           "ratio,memcpy_gbps,memcpy_alone_gbps,p50_us,p95_us,p99_us\n",
           file);
@@ -110,25 +109,11 @@ static void print_csv(FILE *file, const bench_sweep_t *sweep)
     }
 }
 
-static tess_status_t write_csv(const bench_sweep_t *sweep)
-{
-    char *text = NULL;
-    size_t length = 0;
-    FILE *memory = open_memstream(&text, &length);
-    if (!memory) return tessi_fail(TESS_ERR_OUT_OF_MEMORY, "there is no memory for the CSV file");
-    print_csv(memory, sweep);
-    tess_status_t status =
-        fclose(memory) == 0
-            ? bench_file_write(sweep->session->options->csv, text)
-            : tessi_fail(TESS_ERR_OUT_OF_MEMORY, "there is no memory for the CSV file");
-    free(text);
-    return status;
-}
-
 tess_status_t bench_sweep_write(bench_sweep_t *sweep)
 {
     tess_status_t status = TESS_OK;
     if (sweep->session->options->json) status = write_json(sweep);
-    if (status >= 0 && sweep->session->options->csv) status = write_csv(sweep);
+    if (status >= 0 && sweep->session->options->csv)
+        status = bench_csv_write(sweep->session->options->csv, print_csv, sweep);
     return status;
 }

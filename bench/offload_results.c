@@ -102,9 +102,7 @@ static tess_status_t write_json(offload_bench_t *bench)
             json_pack("[I, I, I]", (json_int_t)gemm.m, (json_int_t)gemm.n, (json_int_t)gemm.k));
     }
     json_object_set_new(document, "results", rows);
-    json_object_set_new(document, "out_of_bounds",
-                        json_pack("{s:I, s:b}", "count", (json_int_t)session->wrong_elements,
-                                  "okay", session->wrong_elements == 0));
+    bench_json_add_wrong(document, session);
     return bench_json_write(document, session->options->json);
 }
 
@@ -116,8 +114,9 @@ static void print_number(FILE *file, double number)
     else fputs(",", file);
 }
 
-static void print_csv(const offload_bench_t *bench, FILE *file)
+static void print_csv(const void *context, FILE *file)
 {
+    const offload_bench_t *bench = context;
     fputs("what,kind,tile_bytes,tiles,visits,slots,bytes,raw_us,prefetch_us,raw_gbps,prefetch_gbps,"
           "ratio,products,compute_us,both_us,raw_both_us,efficiency,stalls_us,params,ms_per_1e9,"
           "cpu_ms_per_1e9,block_bytes,depth,store_us,store_gbps,store_ratio,wrong\n",
@@ -152,21 +151,6 @@ static void print_csv(const offload_bench_t *bench, FILE *file)
         if (row->wrong >= 0) fprintf(file, ",%lld\n", (long long)row->wrong);
         else fputs(",\n", file);
     }
-}
-
-static tess_status_t write_csv(const offload_bench_t *bench)
-{
-    char *text = NULL;
-    size_t length = 0;
-    FILE *memory = open_memstream(&text, &length);
-    if (!memory) return tessi_fail(TESS_ERR_OUT_OF_MEMORY, "there is no memory for the CSV file");
-    print_csv(bench, memory);
-    tess_status_t status =
-        fclose(memory) == 0
-            ? bench_file_write(bench->session->options->csv, text)
-            : tessi_fail(TESS_ERR_OUT_OF_MEMORY, "there is no memory for the CSV file");
-    free(text);
-    return status;
 }
 
 /* --- plot ------------------------------------------------------------------------------------ */
@@ -209,7 +193,8 @@ tess_status_t offload_write(offload_bench_t *bench)
     const bench_options_t *options = bench->session->options;
     tess_status_t status = TESS_OK;
     if (options->json) status = write_json(bench);
-    if (options->csv && status >= 0) status = write_csv(bench);
+    if (options->csv && status >= 0)
+        status = bench_csv_write(bench->session->options->csv, print_csv, bench);
     if (options->plot && status >= 0) status = draw(bench);
     return status;
 }

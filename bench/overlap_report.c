@@ -85,8 +85,9 @@ static tess_status_t write_json(overlap_t *overlap)
     return bench_json_write(document, options->json);
 }
 
-static void print_csv(const overlap_t *overlap, FILE *file)
+static void print_csv(const void *context, FILE *file)
 {
+    const overlap_t *overlap = context;
     char text[48];
     fputs("collective,size,through,compute_s,communication_s,both_s,efficiency,exposed_s,"
           "busbw_gbps\n",
@@ -100,26 +101,12 @@ static void print_csv(const overlap_t *overlap, FILE *file)
     }
 }
 
-static tess_status_t write_csv(const overlap_t *overlap)
-{
-    char *text = NULL;
-    size_t length = 0;
-    FILE *memory = open_memstream(&text, &length);
-    if (!memory) return tessi_fail(TESS_ERR_OUT_OF_MEMORY, "there is no memory for the CSV file");
-    print_csv(overlap, memory);
-    tess_status_t status =
-        fclose(memory) == 0
-            ? bench_file_write(overlap->session->options->csv, text)
-            : tessi_fail(TESS_ERR_OUT_OF_MEMORY, "there is no memory for the CSV file");
-    free(text);
-    return status;
-}
-
 tess_status_t overlap_write(overlap_t *overlap)
 {
     const bench_options_t *options = overlap->session->options;
     tess_status_t status = TESS_OK;
     if (options->json) status = write_json(overlap);
-    if (options->csv && status >= 0) status = write_csv(overlap);
+    if (options->csv && status >= 0)
+        status = bench_csv_write(overlap->session->options->csv, print_csv, overlap);
     return status;
 }

@@ -89,8 +89,9 @@ static json_t *document_json(tune_t *tune)
     return document;
 }
 
-static void print_csv(const tune_t *tune, FILE *file)
+static void print_csv(const void *context, FILE *file)
 {
+    const tune_t *tune = context;
     int64_t element_bytes = tess_dtype_bytes(tune->session->options->dtype);
     fputs(
         "bucket_bytes,bucket_elements,buckets,largest_bytes,memory_bytes,comm_s,comm_min_s,"
@@ -114,26 +115,13 @@ static void print_csv(const tune_t *tune, FILE *file)
     }
 }
 
-static tess_status_t write_csv(const tune_t *tune)
-{
-    char *text = NULL;
-    size_t length = 0;
-    FILE *memory = open_memstream(&text, &length);
-    if (!memory) return tessi_fail(TESS_ERR_OUT_OF_MEMORY, "there is no memory for the CSV file");
-    print_csv(tune, memory);
-    tess_status_t status = fclose(memory) == 0 ? bench_file_write(tune->session->options->csv, text)
-                                               : tessi_fail(TESS_ERR_OUT_OF_MEMORY,
-                                                            "there is no memory for the CSV file");
-    free(text);
-    return status;
-}
-
 tess_status_t tune_write(tune_t *tune)
 {
     const bench_options_t *options = tune->session->options;
     tess_status_t status = TESS_OK;
     if (options->out) status = bench_json_write(document_json(tune), options->out);
     if (options->json && status >= 0) status = bench_json_write(document_json(tune), options->json);
-    if (options->csv && status >= 0) status = write_csv(tune);
+    if (options->csv && status >= 0)
+        status = bench_csv_write(tune->session->options->csv, print_csv, tune);
     return status;
 }

@@ -72,7 +72,7 @@ static tess_status_t cuda_combine(tess_gradient_t *gradient, tess_stream_t *stre
 static tess_status_t cuda_adam_step(tess_adam_t *adam, tess_stream_t *stream,
                                     const tess_step_state_t *state, const tessi_adam_work_t *work)
 {
-    if (work->tile_count == 0) return TESS_OK;
+    if (work->element_count == 0) return TESS_OK;
     /* A block has 1024 elements of a range at least, or half a tile, and a grid 2^31 - 1 blocks. */
     if (work->element_count > (int64_t)1024 * INT32_MAX || work->tile_count > INT32_MAX / 2)
         return tessi_fail(TESS_ERR_INVALID_ARGUMENT, "%lld elements do not fit in one launch",
